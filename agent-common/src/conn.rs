@@ -1,0 +1,86 @@
+//! A connection: its name, its two directions, and what the kernel side remembers about it.
+
+/// Inode number of the socket, the one `/proc/PID/fd` shows. Sockets take it from one kernel-wide counter,
+/// so it is the same for every process that holds the socket, and distinct while the socket lives.
+pub type ConnId = u64;
+
+/// Names one watched target for the life of the agent; given out by user space, starting from 1.
+pub type TargetId = u32;
+
+/// Which way bytes moved, as the target sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// The target received them.
+    Ingress = 0,
+    /// The target sent them.
+    Egress = 1,
+}
+
+impl Direction {
+    pub const ALL: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+    pub fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Ingress),
+            1 => Some(Self::Egress),
+            _ => None,
+        }
+    }
+}
+
+/// What a connection is used for, decided from the first bytes the target received on it.
+pub mod role {
+    /// Nothing decided yet; nothing is emitted.
+    pub const UNKNOWN: u8 = 0;
+    /// Received bytes began like a request line: the target is the server.
+    pub const SERVER: u8 = 1;
+    /// Anything else. Costs one look-up per call and is never emitted.
+    pub const IGNORED: u8 = 2;
+}
+
+/// Value of the `CONNS` map. Written by the kernel side alone, once for every call that moved bytes.
+///
+/// The two directions have fields of their own: a thread that reads while another writes shares nothing
+/// but `turn` and `last_direction`, which are hints.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct ConnState {
+    /// Bytes the target received so far, counted from the first call we saw.
+    pub ingress_pos: u64,
+    /// Bytes the target sent so far, likewise.
+    pub egress_pos: u64,
+    /// Bursts of ingress so far: goes up when ingress follows egress. See [`crate::event::RecordHeader::turn`].
+    pub turn: u32,
+    /// Whose connection, see [`TargetId`].
+    pub target: u32,
+    /// Local TCP port; 0 for a Unix socket.
+    pub local_port: u16,
+    /// One of [`role`].
+    pub role: u8,
+    /// 1 when we saw the connection from its start (accept), 0 when we met it in the middle.
+    pub from_start: u8,
+    /// Direction of the latest call, as [`Direction`]; 255 before the first.
+    pub last_direction: u8,
+    /// 1 once the wake-up for a long message went out in this turn (one per turn and connection).
+    pub nudged: u8,
+    pub _pad: [u8; 2],
+    /// Bytes moved in this turn that were copied or reported rather than muted.
+    pub turn_bytes: u64,
+}
+
+const _: () = assert!(size_of::<ConnState>() == 40);
+
+/// Value of the `MUTES` map, written by user space alone: no byte before these positions is needed.
+/// A call that ends before the position is counted and not reported; the call that reaches it is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mute {
+    pub ingress_until: u64,
+    pub egress_until: u64,
+}
+
+impl Mute {
+    /// Nothing more is ever needed from this connection.
+    pub const FOR_GOOD: Mute = Mute { ingress_until: u64::MAX, egress_until: u64::MAX };
+}

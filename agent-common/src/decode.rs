@@ -1,0 +1,181 @@
+//! Bytes of the ring buffer -> [`Record`]. Total: whatever the bytes, it answers, and never panics.
+
+use zerocopy::FromBytes as _;
+
+use crate::{
+    conn::{ConnId, Direction, TargetId},
+    event::{Kind, RecordHeader, flag},
+};
+
+/// One record, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    Data(Data<'a>),
+    End(End),
+    Closed(Closed),
+    ProcessForked(Process),
+    ProcessExited(Process),
+}
+
+/// Bytes that moved in one direction of a connection. See [`RecordHeader`] for what positions mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data<'a> {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub ktime_ns: u64,
+    pub conn: ConnId,
+    pub target: TargetId,
+    pub pid: u32,
+    pub local_port: u16,
+    pub direction: Direction,
+    pub turn: u32,
+    /// Position of the first byte in its direction.
+    pub offset: u64,
+    /// Bytes the record stands for; at least `bytes.len()`.
+    pub original_len: u32,
+    /// The first of them.
+    pub bytes: &'a [u8],
+    /// We saw the connection from its start.
+    pub from_start: bool,
+    /// `bytes` begins where a system call began.
+    pub call_start: bool,
+    /// `bytes` begins this direction's part of the turn.
+    pub turn_start: bool,
+}
+
+/// No more bytes will come in `direction`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub ktime_ns: u64,
+    pub conn: ConnId,
+    pub target: TargetId,
+    pub pid: u32,
+    pub direction: Direction,
+    /// Position the direction had reached, bytes.
+    pub offset: u64,
+}
+
+/// The connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub ktime_ns: u64,
+    pub conn: ConnId,
+    pub target: TargetId,
+    pub pid: u32,
+    /// Position egress had reached, bytes.
+    pub egress_end: u64,
+}
+
+/// A process came or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub ktime_ns: u64,
+    pub target: TargetId,
+    pub pid: u32,
+}
+
+/// Why bytes are not a record. The kernel side never writes such; a file might hold them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Shorter than its header, or than the captured bytes the header announces.
+    Truncated,
+    /// Unknown record kind.
+    Kind(u8),
+    /// Unknown direction.
+    Direction(u8),
+    /// More bytes captured than the record stands for, or a position that overflows.
+    Lengths,
+}
+
+impl core::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Truncated => write!(f, "record is cut short"),
+            Self::Kind(kind) => write!(f, "unknown record kind {kind}"),
+            Self::Direction(direction) => write!(f, "unknown direction {direction}"),
+            Self::Lengths => write!(f, "record lengths contradict each other"),
+        }
+    }
+}
+
+impl core::error::Error for DecodeError {}
+
+/// Reads one record from the front of `bytes`; what follows it is ignored (size classes leave a rest).
+///
+/// # Errors
+/// When the bytes are no record, see [`DecodeError`].
+pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
+    let (header, rest) = RecordHeader::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated)?;
+    let kind = Kind::from_u8(header.kind).ok_or(DecodeError::Kind(header.kind))?;
+    let direction = Direction::from_u8(header.direction).ok_or(DecodeError::Direction(header.direction))?;
+    let RecordHeader { ktime_ns, conn, offset, target, pid, .. } = header;
+    Ok(match kind {
+        Kind::Data => {
+            if header.captured_len > header.original_len
+                || offset.checked_add(u64::from(header.original_len)).is_none()
+            {
+                return Err(DecodeError::Lengths);
+            }
+            let bytes = rest.get(..header.captured_len as usize).ok_or(DecodeError::Truncated)?;
+            Record::Data(Data {
+                ktime_ns,
+                conn,
+                target,
+                pid,
+                local_port: header.local_port,
+                direction,
+                turn: header.turn,
+                offset,
+                original_len: header.original_len,
+                bytes,
+                from_start: header.flags & flag::FROM_START != 0,
+                call_start: header.flags & flag::CALL_START != 0,
+                turn_start: header.flags & flag::TURN_START != 0,
+            })
+        }
+        Kind::End => Record::End(End { ktime_ns, conn, target, pid, direction, offset }),
+        Kind::Closed => Record::Closed(Closed { ktime_ns, conn, target, pid, egress_end: offset }),
+        Kind::ProcessForked => Record::ProcessForked(Process { ktime_ns, target, pid }),
+        Kind::ProcessExited => Record::ProcessExited(Process { ktime_ns, target, pid }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    fn data(header: RecordHeader, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    fn header() -> RecordHeader {
+        RecordHeader { kind: 1, captured_len: 3, original_len: 9, offset: 7, flags: 5, ..Default::default() }
+    }
+
+    #[test]
+    fn a_record_is_followed_by_the_rest_of_its_size_class() {
+        let bytes = data(header(), b"abc...........");
+        let Ok(Record::Data(data)) = decode(&bytes) else { panic!("not a data record") };
+        assert_eq!((data.bytes, data.original_len, data.offset), (&b"abc"[..], 9, 7));
+        assert!(data.from_start && !data.call_start && data.turn_start);
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let check = |header: RecordHeader, payload: &[u8], want| {
+            assert_eq!(decode(&data(header, payload)), Err(want));
+        };
+        check(header(), b"ab", DecodeError::Truncated);
+        check(RecordHeader { kind: 9, ..header() }, b"abc", DecodeError::Kind(9));
+        check(RecordHeader { direction: 2, ..header() }, b"abc", DecodeError::Direction(2));
+        check(RecordHeader { original_len: 2, ..header() }, b"abc", DecodeError::Lengths);
+        check(RecordHeader { offset: u64::MAX, ..header() }, b"abc", DecodeError::Lengths);
+        assert_eq!(decode(&[1; 55]), Err(DecodeError::Truncated));
+    }
+}

@@ -1,0 +1,84 @@
+//! Records: what the kernel side puts into the ring buffer.
+
+/// Precedes the captured bytes; `captured_len` bytes follow it, then whatever the size class left over.
+///
+/// A data record says: this direction has moved to `offset + original_len`, and here are the first
+/// `captured_len` of the bytes from `offset` on. The rest, and whatever lies between the end of one record
+/// and the offset of the next, is a gap of known length.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+#[cfg_attr(
+    feature = "user",
+    derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+pub struct RecordHeader {
+    /// When the system call returned: CLOCK_MONOTONIC, nanoseconds.
+    pub ktime_ns: u64,
+    /// [`crate::conn::ConnId`]; 0 in records about processes.
+    pub conn: u64,
+    /// Position of the first byte in this direction of the connection, in bytes.
+    pub offset: u64,
+    /// Bytes this record stands for.
+    pub original_len: u32,
+    /// Bytes that follow the header, at most `original_len`.
+    pub captured_len: u32,
+    /// Which burst of ingress this belongs to. On a connection without pipelining, the request and its
+    /// response share a turn, and turns number the exchanges (an interim 100 splits one in two).
+    pub turn: u32,
+    /// [`crate::conn::TargetId`].
+    pub target: u32,
+    /// Process (thread group) in the initial pid namespace: who moved the bytes, was forked, or exited.
+    pub pid: u32,
+    /// Local TCP port; 0 for a Unix socket.
+    pub local_port: u16,
+    /// [`Kind`], checked when decoded.
+    pub kind: u8,
+    /// [`crate::conn::Direction`], checked when decoded.
+    pub direction: u8,
+    /// Bits of [`flag`].
+    pub flags: u8,
+    /// Written out: implicit padding is garbage, and `IntoBytes` refuses it.
+    pub _pad: [u8; 7],
+}
+
+pub const HEADER_LEN: usize = size_of::<RecordHeader>();
+const _: () = assert!(HEADER_LEN == 56);
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Bytes moved.
+    Data = 1,
+    /// No more bytes will come in `direction`: the peer's end was read, or the target shut down its own.
+    End = 2,
+    /// The last descriptor of the connection was closed.
+    Closed = 3,
+    /// A process of the target forked; `pid` is the new one.
+    ProcessForked = 4,
+    /// A process of the target is gone, and its descriptors with it.
+    ProcessExited = 5,
+}
+
+impl Kind {
+    pub fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            1 => Some(Self::Data),
+            2 => Some(Self::End),
+            3 => Some(Self::Closed),
+            4 => Some(Self::ProcessForked),
+            5 => Some(Self::ProcessExited),
+            _ => None,
+        }
+    }
+}
+
+/// Bits of [`RecordHeader::flags`].
+pub mod flag {
+    /// We saw this connection from its start.
+    pub const FROM_START: u8 = 1;
+    /// The first byte of the record is the first byte of a system call.
+    pub const CALL_START: u8 = 2;
+    /// The record begins this direction's part of the turn: for ingress, the first bytes after egress.
+    pub const TURN_START: u8 = 4;
+}

@@ -1,0 +1,45 @@
+//! Every size and count both sides rely on, each with its reason.
+
+/// Payload of the ring-buffer size classes. `bpf_ringbuf_reserve` wants a size the verifier knows, so there
+/// is one reservation per class instead of one of the largest size. The classes are a small head, a usual
+/// head or a short message, a page, and a bulk piece.
+pub const CLASS_PAYLOADS: [usize; 4] = [256, 1024, 4096, 16_384];
+
+/// Largest piece of one record, bytes.
+pub const PIECE_MAX: usize = CLASS_PAYLOADS[3];
+
+/// Bytes copied from the beginning of one call. A head is nearly always smaller, and the usual server
+/// writes its chunks in calls of at most this size.
+pub const CAPTURE_PER_CALL: usize = 64 * 1024;
+
+/// Bytes copied from the end of a call that exceeds [`CAPTURE_PER_CALL`]: room for the end of a chunked body
+/// with a few trailer fields.
+pub const TAIL: usize = 256;
+
+/// Buffers walked in one vectored call: with `bpf_loop` (Linux 5.17), and without it.
+pub const IOVECS_WITH_LOOP: u32 = 1024;
+pub const IOVECS_UNROLLED: u32 = 64;
+
+/// Messages looked at in one `sendmmsg`/`recvmmsg`. On stream sockets these calls are rare.
+pub const MMSG_MESSAGES: u32 = 8;
+
+/// Longest method the tap accepts as the beginning of a request line, bytes. The hub takes 16.
+pub const METHOD_MAX: usize = 16;
+
+/// Bytes looked at when the role of a connection is decided: empty lines (RFC 9112 section 2.2) and a method.
+pub const ROLE_PREFIX: usize = 24;
+
+/// Connections whose positions the kernel side keeps. Least recently used out first; an evicted connection
+/// starts over as one met in the middle.
+pub const CONNS: u32 = 65_536;
+
+/// Processes (thread groups) of all targets together. A fork beyond it is counted (`TargetsFull`).
+pub const TARGET_PROCESSES: u32 = 16_384;
+
+/// Ring buffer, bytes; a power of two. Its pages count twice in our resident memory (they are mapped twice
+/// in a row), so this is a trade of 16 MiB resident for about 100 ms of the harshest load.
+pub const RING_BYTES: u32 = 8 * 1024 * 1024;
+
+/// A message that has brought this many reported bytes in one turn wakes user space at once, so that the
+/// rest of it can be muted: at 1 GB/s, 100 ms of waiting would be 1,600 records.
+pub const NUDGE_BYTES: u64 = 256 * 1024;

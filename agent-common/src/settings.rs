@@ -1,0 +1,33 @@
+//! What user space tells the programs before they are attached: constants for the verifier.
+
+/// Field offsets in bytes, from the kernel's BTF, and the few values that differ between kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    pub task_files: u32,
+    pub task_tgid: u32,
+    pub task_signal: u32,
+    pub signal_live: u32,
+    /// `thread_info.status` within `task_struct`; says whether a system call is a 32-bit one (x86).
+    pub task_thread_status: u32,
+    pub files_fdt: u32,
+    pub fdt_max_fds: u32,
+    pub fdt_fd: u32,
+    pub file_inode: u32,
+    pub file_private_data: u32,
+    /// The reference count: `f_count` up to 6.12, `f_ref.refcnt` from 6.13.
+    pub file_count: u32,
+    pub inode_mode: u32,
+    pub inode_ino: u32,
+    pub socket_sk: u32,
+    pub socket_type: u32,
+    pub sock_family: u32,
+    pub sock_num: u32,
+    /// What the reference count of a file reads when one reference is left: 1 up to 6.12, 0 from 6.13
+    /// (`FILE_REF_ONEREF`).
+    pub file_count_one: u32,
+    /// Waiting bytes at which user space is woken.
+    pub wakeup_bytes: u32,
+    /// 1 when aya-log may be used.
+    pub verbose: u32,
+}
