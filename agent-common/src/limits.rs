@@ -23,10 +23,8 @@ pub const IOVECS_UNROLLED: u32 = 64;
 /// Messages looked at in one `sendmmsg`/`recvmmsg`. On stream sockets these calls are rare.
 pub const MMSG_MESSAGES: u32 = 8;
 
-/// Longest method the tap accepts as the beginning of a request line, bytes. The hub takes 16.
-pub const METHOD_MAX: usize = 16;
-
-/// Bytes looked at when the role of a connection is decided: empty lines (RFC 9112 section 2.2) and a method.
+/// Bytes looked at when the role of a connection is decided: a few empty lines (RFC 9112 section 2.2), a
+/// method (the hub takes 16 characters) and a space.
 pub const ROLE_PREFIX: usize = 24;
 
 /// Connections whose positions the kernel side keeps. Least recently used out first; an evicted connection

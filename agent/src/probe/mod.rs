@@ -1,0 +1,8 @@
+//! The kernel edge: puts the programs into the kernel, tells them whom to watch, brings their records back.
+
+pub mod btf;
+pub mod clock;
+pub mod discover;
+pub mod host;
+pub mod load;
+pub mod source;

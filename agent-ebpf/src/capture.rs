@@ -1,0 +1,307 @@
+//! A call that moved bytes: which of them to copy, from which of its buffers.
+//!
+//! The bytes of a call are numbered from 0 to `moved`. What is copied is a window at the beginning (behind
+//! what user space has muted) and a short tail; both may lie across any number of buffers. One step of the
+//! walk handles one piece of one buffer, so there is one loop, whatever the shape of the call.
+//!
+//! verifier: the functions with a C name are global functions, which it checks once, on their own, for
+//! any arguments (Linux 5.6). Inlined, the ways to get here times the steps of the walk are more than it
+//! is willing to follow. They may take five integers at most; hence the packed ones.
+
+use agent_common::{
+    conn::Direction,
+    drops::DropReason,
+    event::{Kind, RecordHeader, flag},
+    limits::{CAPTURE_PER_CALL, IOVECS_UNROLLED, IOVECS_WITH_LOOP, PIECE_MAX, TAIL},
+};
+
+use crate::{
+    emit::{self, Wake},
+    raw,
+};
+
+/// Where the bytes of a call are in the process's memory.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// Of the buffer, or of the first `struct iovec`.
+    pub address: u64,
+    /// Number of `struct iovec`, or one of the two below.
+    pub count: u32,
+}
+
+impl Source {
+    /// `address` is that of the one buffer.
+    const BUFFER: u32 = u32::MAX;
+    /// Nowhere (sendfile, splice, or discarded by the call): counted, not copied.
+    const UNREADABLE: u32 = u32::MAX - 1;
+
+    #[inline(always)]
+    pub fn buffer(address: u64) -> Self {
+        Self { address, count: Self::BUFFER }
+    }
+
+    #[inline(always)]
+    pub fn iovecs(address: u64, count: u64) -> Self {
+        // The kernel refuses more than UIO_MAXIOV, 1,024.
+        Self { address, count: count.min(1024) as u32 }
+    }
+
+    #[inline(always)]
+    pub fn unreadable() -> Self {
+        Self { address: 0, count: Self::UNREADABLE }
+    }
+
+    /// The first buffer: address and length, of the `moved` bytes.
+    #[inline(always)]
+    pub fn first_buffer(self, moved: u64) -> (u64, u64) {
+        match self.count {
+            Self::UNREADABLE | 0 => (0, 0),
+            Self::BUFFER => (self.address, moved),
+            _ => match raw::read_user::<[u64; 2]>(self.address) {
+                Some([address, len]) => (address, len.min(moved)),
+                None => (0, 0),
+            },
+        }
+    }
+}
+
+/// How to loop over buffers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// `bpf_loop`, Linux 5.17.
+    WithLoop,
+    /// An ordinary bounded loop, which the verifier walks through.
+    Unrolled,
+}
+
+/// Direction, flags and urgency of a call's records, in one integer.
+#[derive(Clone, Copy)]
+pub struct Marks(pub u64);
+
+impl Marks {
+    const EGRESS: u64 = 1 << 8;
+    const WAKE: u64 = 1 << 9;
+    const STARTS: u64 = (flag::CALL_START | flag::TURN_START) as u64;
+
+    /// `flags` are those of [`flag`].
+    #[inline(always)]
+    pub fn new(direction: Direction, flags: u8, wake: Wake) -> Self {
+        let egress = if direction == Direction::Egress { Self::EGRESS } else { 0 };
+        let wake = if wake == Wake::Now { Self::WAKE } else { 0 };
+        Self(u64::from(flags) | egress | wake)
+    }
+
+    #[inline(always)]
+    pub fn direction(self) -> Direction {
+        if self.0 & Self::EGRESS != 0 { Direction::Egress } else { Direction::Ingress }
+    }
+
+    #[inline(always)]
+    fn wake(self) -> Wake {
+        if self.0 & Self::WAKE != 0 { Wake::Now } else { Wake::WhenWorthwhile }
+    }
+
+    /// The marks of a record that begins at byte `at` of its call: behind the first byte it begins
+    /// neither a call nor a turn.
+    #[inline(always)]
+    fn at(self, at: u64) -> Self {
+        if at == 0 { self } else { Self(self.0 & !Self::STARTS) }
+    }
+}
+
+/// Two 32-bit numbers in one argument.
+#[derive(Clone, Copy)]
+pub struct Pair(pub u64);
+
+impl Pair {
+    #[inline(always)]
+    pub fn new(low: u32, high: u32) -> Self {
+        Self(u64::from(low) | u64::from(high) << 32)
+    }
+
+    #[inline(always)]
+    pub fn low(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub fn high(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Emits one record of connection `conn` at position `offset`: `lens.low()` bytes from `address`, which
+/// stand for `lens.high()` bytes of the stream.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_piece(conn: u64, offset: u64, address: u64, lens: u64, marks: u64) -> u64 {
+    let (lens, marks) = (Pair(lens), Marks(marks));
+    let Some(state) = raw::conn_state(conn) else { return 0 };
+    let mut header = RecordHeader {
+        ktime_ns: raw::now_ns(),
+        conn,
+        offset,
+        original_len: lens.high(),
+        captured_len: lens.low(),
+        turn: state.turn,
+        target: state.target,
+        pid: raw::current_pid(),
+        local_port: state.local_port,
+        kind: Kind::Data as u8,
+        direction: marks.direction() as u8,
+        flags: marks.0 as u8,
+        _pad: [0; 7],
+    };
+    if let Err(reason) = emit::data(&mut header, address, marks.wake()) {
+        raw::count_drop(reason);
+    }
+    0
+}
+
+/// The walk over the buffers of one call.
+#[derive(Clone, Copy)]
+struct Pieces {
+    conn: u64,
+    /// Position in the stream of the call's first byte.
+    base: u64,
+    marks: Marks,
+    /// Bytes the call moved.
+    moved: u64,
+    /// The next byte of the call to copy.
+    next: u64,
+    /// End of the window at the beginning.
+    window_end: u64,
+    /// First byte that no record has accounted for.
+    reported: u64,
+    /// The buffer at hand: its first byte's number in the call, its end's, and its address.
+    buffer_start: u64,
+    buffer_end: u64,
+    buffer: u64,
+    /// `struct iovec` entries not yet looked at.
+    iovecs: u64,
+    iovecs_left: u64,
+}
+
+/// Emits the records of one call whose first byte is at position `base`: `extent.low()` bytes, of which
+/// the first `extent.high()` are not wanted. `shape` is the source's count and, above it, the marks.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_walk_with_loop(conn: u64, base: u64, source: u64, shape: u64, extent: u64) -> u64 {
+    walk(conn, base, source, Pair(shape), Pair(extent), Walk::WithLoop)
+}
+
+/// The same for kernels without `bpf_loop`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_walk_unrolled(conn: u64, base: u64, source: u64, shape: u64, extent: u64) -> u64 {
+    walk(conn, base, source, Pair(shape), Pair(extent), Walk::Unrolled)
+}
+
+const BULK_STEPS: u32 = (CAPTURE_PER_CALL / PIECE_MAX) as u32 + 2;
+
+#[inline(always)]
+fn walk(conn: u64, base: u64, source: u64, shape: Pair, extent: Pair, how: Walk) -> u64 {
+    let (moved, skip) = (u64::from(extent.low()), u64::from(extent.high()));
+    let is_buffer = shape.low() == Source::BUFFER;
+    let is_unreadable = shape.low() == Source::UNREADABLE;
+    let mut pieces = Pieces {
+        conn,
+        base,
+        marks: Marks(u64::from(shape.high())),
+        moved,
+        next: skip,
+        window_end: (skip + CAPTURE_PER_CALL as u64).min(moved),
+        reported: skip,
+        buffer_start: 0,
+        buffer_end: if is_buffer { moved } else { 0 },
+        buffer: source,
+        iovecs: source,
+        iovecs_left: if is_buffer { 0 } else { u64::from(shape.low()) },
+    };
+    if !is_unreadable {
+        match how {
+            Walk::WithLoop => raw::loop_with(IOVECS_WITH_LOOP + BULK_STEPS, step_in_loop, &mut pieces),
+            Walk::Unrolled => {
+                for _ in 0..IOVECS_UNROLLED + BULK_STEPS {
+                    if step(&mut pieces) == DONE {
+                        break;
+                    }
+                }
+            }
+        }
+        if pieces.next < moved {
+            raw::count_drop(DropReason::TooManyBuffers);
+        }
+    }
+    // What no piece covered, or a call of which nothing is wanted but that it reached this position.
+    if pieces.reported < moved || (skip == moved && skip > 0) {
+        let rest = Pair::new(0, (moved - pieces.reported) as u32);
+        tap_piece(conn, base + pieces.reported, 0, rest.0, pieces.marks.at(pieces.reported).0);
+    }
+    0
+}
+
+const CONTINUE: i64 = 0;
+const DONE: i64 = 1;
+
+unsafe extern "C" fn step_in_loop(_round: u32, pieces: *mut Pieces) -> i64 {
+    // SAFETY: `raw::loop_with` hands over the context it was given, which outlives the loop.
+    step(unsafe { &mut *pieces })
+}
+
+/// One step on a copy of the walk.
+///
+/// verifier: the copy comes through a helper, so it knows nothing about the numbers in it. Otherwise it
+/// follows the ranges of each of them from step to step, and no step looks like the one before.
+#[inline(always)]
+fn step(walk: &mut Pieces) -> i64 {
+    let Some(mut pieces) = raw::read_kernel::<Pieces>(core::ptr::from_mut(walk) as u64) else { return DONE };
+    let answer = advance(&mut pieces);
+    *walk = pieces;
+    answer
+}
+
+/// Copies the next piece, or moves on to the next buffer.
+#[inline(always)]
+fn advance(pieces: &mut Pieces) -> i64 {
+    if pieces.next >= pieces.moved {
+        return DONE;
+    }
+    if pieces.next >= pieces.buffer_end {
+        return next_buffer(pieces);
+    }
+    let in_window = pieces.next < pieces.window_end;
+    let wanted_end = if in_window { pieces.window_end } else { pieces.moved };
+    let len = (wanted_end.min(pieces.buffer_end) - pieces.next).min(PIECE_MAX as u64);
+    let address = pieces.buffer + (pieces.next - pieces.buffer_start);
+    let marks = pieces.marks.at(pieces.next);
+    tap_piece(pieces.conn, pieces.base + pieces.next, address, Pair::new(len as u32, len as u32).0, marks.0);
+    pieces.marks.0 &= !Marks::WAKE;
+    pieces.next += len;
+    pieces.reported = pieces.next;
+    // Between the window and the tail nothing is copied; the jump in position tells how much.
+    if in_window && pieces.next == pieces.window_end {
+        pieces.next = pieces.next.max(pieces.moved.saturating_sub(TAIL as u64));
+    }
+    CONTINUE
+}
+
+/// Takes up the next buffer of a vectored call.
+#[inline(always)]
+fn next_buffer(pieces: &mut Pieces) -> i64 {
+    if pieces.iovecs_left == 0 {
+        return DONE;
+    }
+    let Some([address, len]) = raw::read_user::<[u64; 2]>(pieces.iovecs) else {
+        raw::count_drop(DropReason::UserFault);
+        return DONE;
+    };
+    pieces.iovecs += 16;
+    pieces.iovecs_left -= 1;
+    pieces.buffer = address;
+    pieces.buffer_start = pieces.buffer_end;
+    // No call moves more than its buffers hold, so a length beyond `moved` is cut without loss; it keeps
+    // the sums from overflowing when the process changes the vector meanwhile.
+    pieces.buffer_end += len.min(pieces.moved);
+    CONTINUE
+}

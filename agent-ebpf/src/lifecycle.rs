@@ -1,0 +1,105 @@
+//! close, fork, exit.
+
+use agent_common::{
+    conn::role,
+    drops::DropReason,
+    event::{Kind, RecordHeader},
+};
+use aya_ebpf::programs::RawTracePointContext;
+
+use crate::{
+    arch::{self, Regs, nr},
+    emit::{self, Wake},
+    maps::{CONNS, SETTINGS, TARGETS},
+    raw, socket,
+    target::{self, Current},
+};
+
+/// `close(fd)`, or `dup2(old, new)`, which closes `new`.
+#[inline(always)]
+pub fn on_enter(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
+    let number = ctx.arg::<u64>(1);
+    if number != nr::CLOSE && number != nr::DUP2 && number != nr::DUP3 {
+        return Ok(0);
+    }
+    let Some(current) = target::current() else { return Ok(0) };
+    if arch::is_compat() {
+        return Err(DropReason::CompatSyscall);
+    }
+    let args = Regs(ctx.arg::<u64>(0)).args()?;
+    let closed = if number == nr::CLOSE {
+        args.fd()
+    } else if args.second() as u32 == args.fd() {
+        return Ok(0);
+    } else {
+        args.second() as u32
+    };
+    closing(current, closed)?;
+    Ok(0)
+}
+
+#[inline(always)]
+fn closing(current: Current, fd: u32) -> Result<(), DropReason> {
+    let Some(socket) = socket::find(fd)? else { return Ok(()) };
+    let Some(state) = raw::conn_state(socket.conn) else { return Ok(()) };
+    if !socket.is_last_reference()? {
+        return Ok(());
+    }
+    let header = RecordHeader {
+        ktime_ns: raw::now_ns(),
+        conn: socket.conn,
+        offset: state.egress_pos,
+        turn: state.turn,
+        target: state.target,
+        pid: current.pid,
+        local_port: state.local_port,
+        kind: Kind::Closed as u8,
+        ..RecordHeader::default()
+    };
+    let watched = state.role == role::SERVER;
+    // Not there: removed by another thread's close a moment ago.
+    let _ = CONNS.remove(socket.conn);
+    if watched { emit::bare(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl) } else { Ok(()) }
+}
+
+#[inline(always)]
+pub fn on_fork(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
+    let Some(current) = target::current() else { return Ok(0) };
+    let child = ctx.arg::<u64>(1);
+    let pid: u32 =
+        raw::read_kernel(child + u64::from(SETTINGS.load().task_tgid)).ok_or(DropReason::KernelFault)?;
+    if pid == current.pid {
+        return Ok(0); // a thread
+    }
+    TARGETS.insert(pid, current.target, 0).map_err(|_| DropReason::TargetsFull)?;
+    process(Current { pid, ..current }, Kind::ProcessForked)
+}
+
+#[inline(always)]
+pub fn on_exit() -> Result<i32, DropReason> {
+    let Some(current) = target::current() else { return Ok(0) };
+    let at = SETTINGS.load();
+    // The kernel lowers the count of live threads before it runs the tracepoint (kernel/exit.c, do_exit).
+    let signal: u64 =
+        raw::read_kernel(raw::current_task() + u64::from(at.task_signal)).ok_or(DropReason::KernelFault)?;
+    let live: u32 = raw::read_kernel(signal + u64::from(at.signal_live)).ok_or(DropReason::KernelFault)?;
+    if live > 0 {
+        return Ok(0); // a thread
+    }
+    // Not there: removed by user space a moment ago.
+    let _ = TARGETS.remove(current.pid);
+    process(current, Kind::ProcessExited)
+}
+
+#[inline(always)]
+fn process(process: Current, kind: Kind) -> Result<i32, DropReason> {
+    let header = RecordHeader {
+        ktime_ns: raw::now_ns(),
+        target: process.target,
+        pid: process.pid,
+        kind: kind as u8,
+        ..RecordHeader::default()
+    };
+    emit::bare(&header, Wake::Now).ok_or(DropReason::RingFullControl)?;
+    Ok(0)
+}

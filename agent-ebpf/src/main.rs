@@ -1,0 +1,83 @@
+//! The tap. Copies the bytes that a target moves on its sockets into the ring buffer, and counts what it
+//! could not copy. It understands no HTTP beyond "do the first bytes look like a request?".
+//!
+//! `raw` holds the unsafe parts, `maps` every map, the other modules one concern each.
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+
+mod arch;
+mod capture;
+mod conns;
+mod emit;
+mod lifecycle;
+mod maps;
+mod raw;
+mod role;
+mod socket;
+mod syscall;
+mod target;
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
+use crate::{capture::Walk, raw::count_drop};
+
+/// Data in both directions, for every system call that moves bytes on a socket, and the birth of
+/// connections.
+///
+/// Hook: raw tracepoint `sys_exit(struct pt_regs *regs, long ret)`. Number, arguments and result are all
+/// there at once, so there is no table of calls in flight that could leak. Costs every system call of the
+/// host one look-up. This form walks many buffers with `bpf_loop`, which needs Linux 5.17.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    syscall::on_exit(&ctx, Walk::WithLoop).unwrap_or_else(count_drop)
+}
+
+/// The same for kernels without `bpf_loop`: fewer buffers, in an ordinary bounded loop.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
+    syscall::on_exit(&ctx, Walk::Unrolled).unwrap_or_else(count_drop)
+}
+
+/// The end of connections: `close` and `dup2` as they begin, when the descriptor still leads to its socket.
+///
+/// Hook: raw tracepoint `sys_enter(struct pt_regs *regs, long id)`. The number is an argument of the
+/// tracepoint, so any other system call costs a comparison.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
+    lifecycle::on_enter(&ctx).unwrap_or_else(count_drop)
+}
+
+/// Children of a target's processes belong to the target.
+///
+/// Hook: raw tracepoint `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, in
+/// the context of the parent, before the child runs.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    lifecycle::on_fork(&ctx).unwrap_or_else(count_drop)
+}
+
+/// A process of a target is gone.
+///
+/// Hook: raw tracepoint `sched_process_exit(struct task_struct *task, ..)`, in the context of the task,
+/// before its descriptors are closed.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
+    lifecycle::on_exit().unwrap_or_else(count_drop)
+}
+
+/// `bpf_probe_read_*` and the ring buffer are for GPL-compatible programs.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Nothing here panics: were a panic reachable, this loop would make the verifier refuse the program.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Only so that the crate can be linted on the host.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

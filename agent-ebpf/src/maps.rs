@@ -1,0 +1,63 @@
+//! Every map, one per concern.
+
+use agent_common::{
+    conn::{ConnId, ConnState, Mute, TargetId},
+    drops::{DropReason, Tally},
+    limits,
+    settings::Settings,
+};
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+
+/// Processes (thread groups) of the targets. Roots are put in by user space, children by `process_fork`;
+/// `process_exit` removes them. Full: the child is not watched (`DropReason::TargetsFull`).
+#[map]
+pub static TARGETS: HashMap<u32, TargetId> = HashMap::with_max_entries(limits::TARGET_PROCESSES, 0);
+
+/// Stream positions of the targets' connections. Written by the programs alone; removed at close, else
+/// least recently used out first: an evicted connection starts over as one met in the middle.
+#[map]
+pub static CONNS: LruHashMap<ConnId, ConnState> = LruHashMap::with_max_entries(limits::CONNS, 0);
+
+/// What user space does not need. Written by user space alone. An evicted entry costs records, no more.
+#[map]
+pub static MUTES: LruHashMap<ConnId, Mute> = LruHashMap::with_max_entries(limits::CONNS, 0);
+
+/// Records. Full: the record is dropped and counted, its bytes show up as a gap.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
+
+/// How often each `DropReason` happened.
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::ALL.len() as u32, 0);
+
+/// How much moved, see `Tally`.
+#[map]
+pub static TALLIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Tally::ALL.len() as u32, 0);
+
+/// Field offsets and switches, put in by user space before loading; constants to the verifier.
+#[unsafe(no_mangle)]
+pub static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings {
+    task_files: 0,
+    task_tgid: 0,
+    task_signal: 0,
+    signal_live: 0,
+    task_thread_status: 0,
+    files_fdt: 0,
+    fdt_max_fds: 0,
+    fdt_fd: 0,
+    file_inode: 0,
+    file_private_data: 0,
+    file_count: 0,
+    inode_mode: 0,
+    inode_ino: 0,
+    socket_sk: 0,
+    socket_type: 0,
+    sock_family: 0,
+    sock_num: 0,
+    file_count_one: 0,
+    wakeup_bytes: 0,
+    verbose: 0,
+});

@@ -1,0 +1,159 @@
+//! Helpers and pointers behind safe functions; where `unsafe` lives.
+//!
+//! A function here is safe to call with any address: the kernel's probe reads check it and report a fault.
+
+use core::mem::MaybeUninit;
+
+use agent_common::{
+    conn::{ConnId, ConnState, Mute, TargetId},
+    drops::{DropReason, Tally},
+    event::RecordHeader,
+};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated},
+    maps::ring_buf::RingBufEntry,
+};
+
+use crate::maps;
+
+/// A value of kernel memory; `None` when the address cannot be read.
+#[inline(always)]
+pub fn read_kernel<T: Copy>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes `size_of::<T>()` bytes to `value`, or returns an error; it checks `address`.
+    let status = unsafe {
+        generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _)
+    };
+    // SAFETY: filled by the helper; callers read integers and arrays of integers only.
+    (status == 0).then(|| unsafe { value.assume_init() })
+}
+
+/// A value of the current process's memory; `None` when it is not there.
+#[inline(always)]
+pub fn read_user<T: Copy>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as in `read_kernel`.
+    let status = unsafe {
+        generated::bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _)
+    };
+    // SAFETY: filled by the helper; callers read integers and arrays of integers only.
+    (status == 0).then(|| unsafe { value.assume_init() })
+}
+
+/// Copies up to `N` bytes of the current process's memory; returns how many, 0 on a fault.
+#[inline(always)]
+pub fn read_user_bytes<const N: usize>(into: &mut [u8; N], address: u64, len: u32) -> u32 {
+    let len = len.min(N as u32);
+    // SAFETY: `len` is at most the size of `into`; the helper checks `address`.
+    let status =
+        unsafe { generated::bpf_probe_read_user(into.as_mut_ptr().cast(), len, address as *const _) };
+    if status == 0 { len } else { 0 }
+}
+
+/// `struct task_struct *` of the current thread.
+#[inline(always)]
+pub fn current_task() -> u64 {
+    // SAFETY: no preconditions.
+    unsafe { generated::bpf_get_current_task() }
+}
+
+/// Process (thread group) of the current thread, in the initial pid namespace.
+#[inline(always)]
+pub fn current_pid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// CLOCK_MONOTONIC, nanoseconds.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The target that `pid` belongs to.
+#[inline(always)]
+pub fn target_of(pid: u32) -> Option<TargetId> {
+    // SAFETY: a u32 that is written whole; a stale value is as good as one read a moment earlier.
+    unsafe { maps::TARGETS.get(pid) }.copied()
+}
+
+/// State of a connection. The reference is to a map value, which stays readable even when the entry is
+/// removed meanwhile; each field is written by one direction (see `ConnState`).
+#[inline(always)]
+pub fn conn_state(conn: ConnId) -> Option<&'static mut ConnState> {
+    // SAFETY: the pointer comes from a look-up; map values live as long as the map.
+    maps::CONNS.get_ptr_mut(conn).map(|state| unsafe { &mut *state })
+}
+
+/// What user space does not need of `conn`.
+#[inline(always)]
+pub fn mute_of(conn: ConnId) -> Mute {
+    // SAFETY: two u64 that user space writes; each is read on its own.
+    unsafe { maps::MUTES.get(conn) }.copied().unwrap_or_default()
+}
+
+/// Counts a failure; the value is what a program returns.
+#[inline(always)]
+pub fn count_drop(reason: DropReason) -> i32 {
+    add(&maps::DROPS, reason as u32, 1);
+    0
+}
+
+/// Adds to a tally.
+#[inline(always)]
+pub fn tally(what: Tally, amount: u64) {
+    add(&maps::TALLIES, what as u32, amount);
+}
+
+#[inline(always)]
+fn add(counters: &aya_ebpf::maps::PerCpuArray<u64>, index: u32, amount: u64) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // A plain add: raw tracepoints run with preemption off (`cant_sleep` in kernel/trace/bpf_trace.c),
+        // and none of ours fires in an interrupt, so no program interrupts another on one CPU.
+        // SAFETY: the pointer comes from a look-up and is aligned as map values are.
+        unsafe { *counter = (*counter).wrapping_add(amount) }
+    }
+}
+
+/// A record of one size class, reserved in the ring buffer.
+#[repr(C)]
+pub struct Slot<const PAYLOAD: usize> {
+    header: RecordHeader,
+    payload: [u8; PAYLOAD],
+}
+
+/// Reserves a record with room for `PAYLOAD` bytes.
+#[inline(always)]
+pub fn reserve<const PAYLOAD: usize>() -> Option<RingBufEntry<Slot<PAYLOAD>>> {
+    maps::RECORDS.reserve::<Slot<PAYLOAD>>(0)
+}
+
+/// Copies `len` bytes of the process's memory behind the header, bounded by the class. False on a fault.
+#[inline(always)]
+pub fn fill<const PAYLOAD: usize>(slot: &mut RingBufEntry<Slot<PAYLOAD>>, address: u64, len: u32) -> bool {
+    // verifier: wants to see the bound right before the call. The callers have compared `len` with the class
+    // already, but on another copy of it; the black box keeps the compiler from leaving this one out.
+    let len = core::hint::black_box(len);
+    let len = if len > PAYLOAD as u32 { PAYLOAD as u32 } else { len };
+    // SAFETY: `payload` has room for `PAYLOAD` bytes; the helper checks `address`.
+    unsafe {
+        let payload = &raw mut (*slot.as_mut_ptr()).payload;
+        generated::bpf_probe_read_user(payload.cast(), len, address as *const _) == 0
+    }
+}
+
+/// Writes the header of a record.
+#[inline(always)]
+pub fn set_header<const PAYLOAD: usize>(slot: &mut RingBufEntry<Slot<PAYLOAD>>, header: &RecordHeader) {
+    // SAFETY: the slot is ours until it is submitted; the header is its first field.
+    unsafe { (&raw mut (*slot.as_mut_ptr()).header).write(*header) }
+}
+
+/// Runs `step` up to `max` times, until it answers 1 (`bpf_loop`, Linux 5.17).
+#[inline(always)]
+pub fn loop_with<C>(max: u32, step: unsafe extern "C" fn(u32, *mut C) -> i64, context: &mut C) {
+    // SAFETY: the kernel calls `step` with the context we hand over, and the verifier checks `step` for it.
+    unsafe {
+        generated::bpf_loop(max, step as *mut _, (context as *mut C).cast(), 0);
+    }
+}

@@ -1,0 +1,42 @@
+//! Do the first received bytes look like a request? All the HTTP the kernel side knows.
+
+use agent_common::limits::ROLE_PREFIX;
+
+/// What the first received bytes of a call say about the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// They begin like a request line: a method (RFC 9110 section 5.6.2, token) and a space, or as much of
+    /// it as has arrived.
+    Request,
+    /// Empty lines only, which a server skips (RFC 9112 section 2.2).
+    Undecided,
+    Other,
+}
+
+/// Judges the first `len` bytes of `prefix`. A method that fills the whole prefix is too long for the hub.
+#[inline(always)]
+pub fn judge(prefix: &[u8; ROLE_PREFIX], len: u32) -> Verdict {
+    let mut verdict = Verdict::Undecided;
+    // verifier: a constant bound, and no counter beside the index: each would multiply the states.
+    for (at, byte) in prefix.iter().copied().enumerate() {
+        if at as u32 >= len {
+            return verdict;
+        }
+        if byte == b' ' && verdict == Verdict::Request {
+            return Verdict::Request;
+        }
+        if is_token(byte) {
+            verdict = Verdict::Request;
+        } else if verdict == Verdict::Request || (byte != b'\r' && byte != b'\n') {
+            return Verdict::Other;
+        }
+    }
+    Verdict::Other
+}
+
+/// Letters, digits and the two marks that methods use. Narrower than RFC 9110's token on purpose: `*`, `$`
+/// and `+` begin the messages of databases.
+#[inline(always)]
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+}

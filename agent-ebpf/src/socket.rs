@@ -1,0 +1,88 @@
+//! fd -> socket, by field offsets that user space found in kernel BTF.
+
+use agent_common::{conn::ConnId, drops::DropReason};
+
+use crate::{maps::SETTINGS, raw};
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+const SOCK_STREAM: u16 = 1;
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// A descriptor of the current process that leads to a socket.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    pub conn: ConnId,
+    /// `struct file *`.
+    file: u64,
+}
+
+/// What kind of connection a stream socket is.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// Local TCP port; 0 for a Unix socket.
+    pub local_port: u16,
+}
+
+/// Follows `current->files->fdt->fd[fd]`. `None`: no descriptor, or no socket behind it.
+///
+/// The table is read without a lock: a thread that closes the descriptor meanwhile can make us miss the
+/// call, or read a structure that was freed a moment ago, whose inode then leads to no connection we know.
+#[inline(always)]
+pub fn find(fd: u32) -> Result<Option<Socket>, DropReason> {
+    let at = SETTINGS.load();
+    let files: u64 = kernel(raw::current_task(), at.task_files)?;
+    let fdt: u64 = kernel(files, at.files_fdt)?;
+    let max_fds: u32 = kernel(fdt, at.fdt_max_fds)?;
+    if fd >= max_fds {
+        return Ok(None);
+    }
+    let table: u64 = kernel(fdt, at.fdt_fd)?;
+    let file: u64 = raw::read_kernel(table + u64::from(fd) * 8).ok_or(DropReason::KernelFault)?;
+    if file == 0 {
+        return Ok(None);
+    }
+    let inode: u64 = kernel(file, at.file_inode)?;
+    let mode: u16 = kernel(inode, at.inode_mode)?;
+    if mode & S_IFMT != S_IFSOCK {
+        return Ok(None);
+    }
+    Ok(Some(Socket { conn: kernel(inode, at.inode_ino)?, file }))
+}
+
+impl Socket {
+    /// Whether this is a connection we watch: a TCP or Unix stream socket.
+    #[inline(always)]
+    pub fn stream(self) -> Result<Option<Stream>, DropReason> {
+        let at = SETTINGS.load();
+        let socket: u64 = kernel(self.file, at.file_private_data)?;
+        let kind: u16 = kernel(socket, at.socket_type)?;
+        if kind != SOCK_STREAM {
+            return Ok(None);
+        }
+        let sock: u64 = kernel(socket, at.socket_sk)?;
+        let family: u16 = kernel(sock, at.sock_family)?;
+        Ok(match family {
+            AF_INET | AF_INET6 => Some(Stream { local_port: kernel(sock, at.sock_num)? }),
+            AF_UNIX => Some(Stream { local_port: 0 }),
+            _ => None,
+        })
+    }
+
+    /// Whether the current descriptor is the only thing that keeps the socket open. A thread that is inside
+    /// a call on the same socket holds a reference of its own, so this may say no where yes would be true,
+    /// never the other way round.
+    #[inline(always)]
+    pub fn is_last_reference(self) -> Result<bool, DropReason> {
+        let at = SETTINGS.load();
+        let count: u64 = kernel(self.file, at.file_count)?;
+        Ok(count == u64::from(at.file_count_one))
+    }
+}
+
+#[inline(always)]
+fn kernel<T: Copy>(base: u64, offset: u32) -> Result<T, DropReason> {
+    raw::read_kernel(base + u64::from(offset)).ok_or(DropReason::KernelFault)
+}

@@ -1,0 +1,406 @@
+//! A system call that moved bytes: which buffer, which direction, how many.
+
+use agent_common::{
+    conn::{ConnState, Direction, role},
+    drops::{DropReason, Tally},
+    event::{Kind, RecordHeader, flag},
+    limits::{MMSG_MESSAGES, NUDGE_BYTES, ROLE_PREFIX},
+};
+use aya_ebpf::programs::RawTracePointContext;
+
+use crate::{
+    arch::{self, Args, Regs, nr},
+    capture::{Marks, Pair, Source, Walk, tap_walk_unrolled, tap_walk_with_loop},
+    conns::{self, Origin},
+    emit::{self, Wake},
+    raw,
+    role::{Verdict, judge},
+    socket::{self, Socket},
+    target::{self, Current},
+};
+
+/// Receive flags (include/linux/socket.h) whose calls move nothing of the stream: a look without taking,
+/// the error queue, urgent data.
+const MSG_OOB: u64 = 0x1;
+const MSG_PEEK: u64 = 0x2;
+const MSG_ERRQUEUE: u64 = 0x2000;
+const NOT_THE_STREAM: u64 = MSG_OOB | MSG_PEEK | MSG_ERRQUEUE;
+/// On TCP, the bytes are taken from the stream and thrown away (tcp(7)).
+const MSG_TRUNC: u64 = 0x20;
+
+const ECONNRESET: i64 = 104;
+const EINPROGRESS: i64 = 115;
+const SHUT_RD: u64 = 0;
+
+/// Messages of `recvmmsg` and `sendmmsg`: `struct mmsghdr` is a `struct msghdr` and a length.
+const MMSGHDR_LEN: u64 = 64;
+const MMSG_LEN_OFFSET: u64 = 56;
+/// `msg_iov` and `msg_iovlen` within `struct msghdr`.
+const MSG_IOV_OFFSET: u64 = 16;
+
+#[inline(always)]
+pub fn on_exit(ctx: &RawTracePointContext, walk: Walk) -> Result<i32, DropReason> {
+    let Some(current) = target::current() else { return Ok(0) };
+    let regs = Regs(ctx.arg::<u64>(0));
+    let result = ctx.arg::<u64>(1) as i64;
+    let number = regs.number()?;
+    // The common calls of a server that move nothing (epoll_wait, futex, ...) end here.
+    let Some(shape) = shape_of(number) else { return Ok(0) };
+    if arch::is_compat() {
+        return Err(DropReason::CompatSyscall);
+    }
+    let args = regs.args()?;
+    match shape {
+        Shape::Accept => accepted(current, result)?,
+        Shape::Connect => connected(current, &args, result)?,
+        Shape::Shutdown => shut_down(current, &args, result)?,
+        Shape::Splice => spliced(current, &args, result, walk)?,
+        Shape::Receive(form) => received(current, &args, result, form, walk)?,
+        Shape::Send(form) => sent(current, &args, result, form, walk)?,
+    }
+    Ok(0)
+}
+
+/// What a system call does to sockets.
+#[derive(Clone, Copy)]
+enum Shape {
+    Receive(Form),
+    Send(Form),
+    Splice,
+    Accept,
+    Connect,
+    Shutdown,
+}
+
+/// How a call names its buffers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// (fd, buffer, length)
+    Buffer,
+    /// (fd, buffer, length, flags)
+    BufferFlags,
+    /// (fd, iovecs, count)
+    Iovecs,
+    /// (fd, message, flags)
+    Message,
+    /// (fd, messages, count, flags)
+    Messages,
+    /// (fd, input, ...): bytes that never pass through the process.
+    File,
+}
+
+#[inline(always)]
+fn shape_of(number: u64) -> Option<Shape> {
+    Some(match number {
+        nr::READ => Shape::Receive(Form::Buffer),
+        nr::WRITE => Shape::Send(Form::Buffer),
+        nr::RECVFROM => Shape::Receive(Form::BufferFlags),
+        nr::SENDTO => Shape::Send(Form::BufferFlags),
+        nr::READV | nr::PREADV2 => Shape::Receive(Form::Iovecs),
+        nr::WRITEV | nr::PWRITEV2 => Shape::Send(Form::Iovecs),
+        nr::RECVMSG => Shape::Receive(Form::Message),
+        nr::SENDMSG => Shape::Send(Form::Message),
+        nr::RECVMMSG => Shape::Receive(Form::Messages),
+        nr::SENDMMSG => Shape::Send(Form::Messages),
+        nr::SENDFILE => Shape::Send(Form::File),
+        nr::SPLICE => Shape::Splice,
+        nr::ACCEPT | nr::ACCEPT4 => Shape::Accept,
+        nr::CONNECT => Shape::Connect,
+        nr::SHUTDOWN => Shape::Shutdown,
+        _ => return None,
+    })
+}
+
+#[inline(always)]
+fn received(current: Current, args: &Args, result: i64, form: Form, walk: Walk) -> Result<(), DropReason> {
+    let flags = match form {
+        Form::BufferFlags | Form::Messages => args.fourth(),
+        Form::Message => args.third(),
+        Form::Buffer | Form::Iovecs | Form::File => 0,
+    };
+    if flags & NOT_THE_STREAM != 0 {
+        return Ok(());
+    }
+    if result <= 0 {
+        // A receive of nothing is the peer's end, unless nothing was asked for.
+        let asked = form == Form::Message || args.third() > 0;
+        if (result == 0 && asked) || result == -ECONNRESET {
+            return ended(current, args.fd(), Direction::Ingress);
+        }
+        return Ok(());
+    }
+    let flags = Moved { direction: Direction::Ingress, discarded: flags & MSG_TRUNC != 0 };
+    moved(current, args, result as u64, form, flags, walk)
+}
+
+#[inline(always)]
+fn sent(current: Current, args: &Args, result: i64, form: Form, walk: Walk) -> Result<(), DropReason> {
+    if result <= 0 {
+        return Ok(());
+    }
+    if matches!(form, Form::BufferFlags | Form::Messages) && args.fourth() & MSG_OOB != 0 {
+        return Ok(());
+    }
+    let flags = Moved { direction: Direction::Egress, discarded: false };
+    moved(current, args, result as u64, form, flags, walk)
+}
+
+/// A call that moved `result` bytes, or, for `Form::Messages`, messages.
+#[inline(always)]
+fn moved(
+    current: Current,
+    args: &Args,
+    result: u64,
+    form: Form,
+    flags: Moved,
+    walk: Walk,
+) -> Result<(), DropReason> {
+    let Some(socket) = socket::find(args.fd())? else { return Ok(()) };
+    if !conns::is_watchable(socket, current.target)? {
+        return Ok(());
+    }
+    if form == Form::Messages {
+        return messages(socket, args.second(), result, flags, walk);
+    }
+    let source = match form {
+        _ if flags.discarded => Source::unreadable(),
+        Form::File => Source::unreadable(),
+        Form::Iovecs => Source::iovecs(args.second(), args.third()),
+        Form::Message => message_source(args.second())?,
+        _ => Source::buffer(args.second()),
+    };
+    account(socket, source, result, flags.direction, walk);
+    Ok(())
+}
+
+/// `recvmmsg` and `sendmmsg`: `count` messages moved, each with a length of its own.
+#[inline(always)]
+fn messages(socket: Socket, first: u64, count: u64, flags: Moved, walk: Walk) -> Result<(), DropReason> {
+    let mut message = first;
+    // verifier: a constant bound.
+    for index in 0..MMSG_MESSAGES {
+        if u64::from(index) >= count {
+            return Ok(());
+        }
+        let len: u32 = raw::read_user(message + MMSG_LEN_OFFSET).ok_or(DropReason::UserFault)?;
+        if len > 0 {
+            account(socket, message_source(message)?, u64::from(len), flags.direction, walk);
+        }
+        message += MMSGHDR_LEN;
+    }
+    if count > u64::from(MMSG_MESSAGES) { Err(DropReason::TooManyBuffers) } else { Ok(()) }
+}
+
+#[inline(always)]
+fn message_source(message: u64) -> Result<Source, DropReason> {
+    let [iovecs, count] =
+        raw::read_user::<[u64; 2]>(message + MSG_IOV_OFFSET).ok_or(DropReason::UserFault)?;
+    Ok(Source::iovecs(iovecs, count))
+}
+
+/// `splice(fd_in, off_in, fd_out, off_out, len, flags)`: one of the two is a pipe, the other may be ours.
+#[inline(always)]
+fn spliced(current: Current, args: &Args, result: i64, walk: Walk) -> Result<(), DropReason> {
+    if result <= 0 {
+        return Ok(());
+    }
+    let (socket, direction) = match socket::find(args.fd())? {
+        Some(socket) => (socket, Direction::Ingress),
+        None => match socket::find(args.third() as u32)? {
+            Some(socket) => (socket, Direction::Egress),
+            None => return Ok(()),
+        },
+    };
+    if conns::is_watchable(socket, current.target)? {
+        account(socket, Source::unreadable(), result as u64, direction, walk);
+    }
+    Ok(())
+}
+
+/// Which way bytes moved, and whether the call threw them away.
+#[derive(Clone, Copy)]
+struct Moved {
+    direction: Direction,
+    discarded: bool,
+}
+
+#[inline(always)]
+fn account(socket: Socket, source: Source, moved: u64, direction: Direction, walk: Walk) {
+    let shape = Pair::new(source.count, direction as u32).0;
+    match walk {
+        Walk::WithLoop => tap_account_with_loop(socket.conn, source.address, shape, moved),
+        Walk::Unrolled => tap_account_unrolled(socket.conn, source.address, shape, moved),
+    };
+}
+
+/// Accounts for `moved` bytes of connection `conn` and emits what of them is wanted. `shape` is the
+/// source's count and, above it, the direction.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_account_with_loop(conn: u64, source: u64, shape: u64, moved: u64) -> u64 {
+    let shape = Pair(shape);
+    let source = Source { address: source, count: shape.low() };
+    let direction = if shape.high() == 0 { Direction::Ingress } else { Direction::Egress };
+    if let Some(wanted) = wanted_of(conn, source, moved, direction) {
+        let shape = Pair::new(source.count, wanted.marks.0 as u32);
+        tap_walk_with_loop(conn, wanted.base, source.address, shape.0, Pair::new(moved as u32, wanted.skip as u32).0);
+    }
+    0
+}
+
+/// The same for kernels without `bpf_loop`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_account_unrolled(conn: u64, source: u64, shape: u64, moved: u64) -> u64 {
+    let shape = Pair(shape);
+    let source = Source { address: source, count: shape.low() };
+    let direction = if shape.high() == 0 { Direction::Ingress } else { Direction::Egress };
+    if let Some(wanted) = wanted_of(conn, source, moved, direction) {
+        let shape = Pair::new(source.count, wanted.marks.0 as u32);
+        tap_walk_unrolled(conn, wanted.base, source.address, shape.0, Pair::new(moved as u32, wanted.skip as u32).0);
+    }
+    0
+}
+
+/// What of a call user space wants.
+struct Wanted {
+    /// Position of the call's first byte.
+    base: u64,
+    /// Bytes at the call's beginning that are not wanted.
+    skip: u64,
+    marks: Marks,
+}
+
+/// Moves the connection's position on; decides its role while that is open. `None`: nothing is wanted.
+#[inline(always)]
+fn wanted_of(conn: u64, source: Source, moved: u64, direction: Direction) -> Option<Wanted> {
+    let state = raw::conn_state(conn)?;
+    let position = match direction {
+        Direction::Ingress => &mut state.ingress_pos,
+        Direction::Egress => &mut state.egress_pos,
+    };
+    let base = *position;
+    *position = base.wrapping_add(moved);
+
+    if state.role == role::UNKNOWN && !decide_role(state, source, moved, direction) {
+        state.last_direction = direction as u8;
+        return None;
+    }
+    raw::tally(Tally::BytesSeen, moved);
+    let turn_start = take_turn(state, direction);
+    let mute = raw::mute_of(conn);
+    let until = match direction {
+        Direction::Ingress => mute.ingress_until,
+        Direction::Egress => mute.egress_until,
+    };
+    let skip = until.saturating_sub(base);
+    if skip > moved || until == u64::MAX {
+        raw::tally(Tally::BytesMuted, moved);
+        return None;
+    }
+    raw::tally(Tally::BytesMuted, skip);
+    state.turn_bytes = state.turn_bytes.wrapping_add(moved - skip);
+    let mut wake = Wake::WhenWorthwhile;
+    if state.turn_bytes >= NUDGE_BYTES && state.nudged == 0 {
+        state.nudged = 1;
+        wake = Wake::Now;
+    }
+    let from_start = if state.from_start == 1 { flag::FROM_START } else { 0 };
+    let turn_start = if turn_start { flag::TURN_START } else { 0 };
+    Some(Wanted { base, skip, marks: Marks::new(direction, from_start | turn_start | flag::CALL_START, wake) })
+}
+
+/// Decides what the connection is used for, by the bytes at hand. True when the target is the server.
+#[inline(always)]
+fn decide_role(state: &mut ConnState, source: Source, moved: u64, direction: Direction) -> bool {
+    let verdict = match direction {
+        // A server does not speak first.
+        Direction::Egress => Verdict::Other,
+        Direction::Ingress => {
+            let mut prefix = [0; ROLE_PREFIX];
+            let (address, len) = source.first_buffer(moved);
+            let len = raw::read_user_bytes(&mut prefix, address, len.min(ROLE_PREFIX as u64) as u32);
+            judge(&prefix, len)
+        }
+    };
+    match verdict {
+        Verdict::Request => state.role = role::SERVER,
+        Verdict::Undecided => {}
+        Verdict::Other if state.from_start == 1 => state.role = role::IGNORED,
+        Verdict::Other => {}
+    }
+    verdict == Verdict::Request
+}
+
+/// Moves the turn on when the direction changes. True when this call begins its direction's part.
+#[inline(always)]
+fn take_turn(state: &mut ConnState, direction: Direction) -> bool {
+    let changed = state.last_direction != direction as u8;
+    if changed {
+        state.last_direction = direction as u8;
+        state.turn_bytes = 0;
+        state.nudged = 0;
+        if direction == Direction::Ingress {
+            state.turn = state.turn.wrapping_add(1);
+        }
+    }
+    changed
+}
+
+/// A new connection: `result` is its descriptor.
+#[inline(always)]
+fn accepted(current: Current, result: i64) -> Result<(), DropReason> {
+    if result < 0 {
+        return Ok(());
+    }
+    if let Some(socket) = socket::find(result as u32)? {
+        conns::enter(socket, current.target, Origin::Accepted)?;
+    }
+    Ok(())
+}
+
+/// A connection of the target's own to somebody else.
+#[inline(always)]
+fn connected(current: Current, args: &Args, result: i64) -> Result<(), DropReason> {
+    if result != 0 && result != -EINPROGRESS {
+        return Ok(());
+    }
+    if let Some(socket) = socket::find(args.fd())? {
+        conns::enter(socket, current.target, Origin::Connected)?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn shut_down(current: Current, args: &Args, result: i64) -> Result<(), DropReason> {
+    if result != 0 || args.second() == SHUT_RD {
+        return Ok(());
+    }
+    ended(current, args.fd(), Direction::Egress)
+}
+
+/// No more bytes will come in this direction.
+#[inline(always)]
+fn ended(current: Current, fd: u32, direction: Direction) -> Result<(), DropReason> {
+    let Some(socket) = socket::find(fd)? else { return Ok(()) };
+    let Some(state) = raw::conn_state(socket.conn) else { return Ok(()) };
+    if state.role != role::SERVER {
+        return Ok(());
+    }
+    let header = RecordHeader {
+        ktime_ns: raw::now_ns(),
+        conn: socket.conn,
+        offset: match direction {
+            Direction::Ingress => state.ingress_pos,
+            Direction::Egress => state.egress_pos,
+        },
+        turn: state.turn,
+        target: state.target,
+        pid: current.pid,
+        local_port: state.local_port,
+        kind: Kind::End as u8,
+        direction: direction as u8,
+        ..RecordHeader::default()
+    };
+    emit::bare(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl)
+}

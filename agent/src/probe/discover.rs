@@ -1,0 +1,232 @@
+//! Who is the target? Processes, their children, and who listens on a port, from /proc.
+//!
+//! Reads what is asked for and no more: a `--pid` costs the files of that process and its descendants,
+//! a `--port` one pass over the descriptors of all processes.
+
+use std::{collections::HashSet, fs, io};
+
+use procfs::process::{FDTarget, Process, Stat};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// A process, and a handle that tells when it is gone even if the number is taken by another.
+#[derive(Debug)]
+pub struct Root {
+    pub pid: u32,
+    pub name: String,
+    pidfd: rustix::fd::OwnedFd,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    #[error("there is no process {pid}; give the pid of a running process, as `pgrep -f NAME` or `systemctl show -p MainPID UNIT` print it")]
+    NoProcess { pid: u32 },
+    #[error("process {pid} exited while we were attaching to it; start it again and give its new pid")]
+    Vanished { pid: u32 },
+    #[error("{pid} is a thread of process {process}; give --pid {process}")]
+    Thread { pid: u32, process: u32 },
+    #[error("process {pid} ({name}) is a kernel thread; it serves no requests")]
+    KernelThread { pid: u32, name: String },
+    #[error("process {pid} is this agent itself; give the pid of the server to watch")]
+    Ourselves { pid: u32 },
+    #[error("no process listens on TCP port {port} (seen: {seen}); start the server first, or give --pid")]
+    NobodyListens { port: u16, seen: String },
+    #[error("TCP port {port} is listened on, but not by a process we can see; run the agent in the host's pid namespace and with CAP_SYS_PTRACE, or give --pid")]
+    OwnerHidden { port: u16 },
+    #[error("cannot read /proc: {0}")]
+    Proc(String),
+}
+
+impl Root {
+    /// Opens a process by its pid.
+    ///
+    /// # Errors
+    /// When it does not exist, or is nothing that could serve requests.
+    pub fn open(pid: u32) -> Result<Self, DiscoverError> {
+        if pid == std::process::id() {
+            return Err(DiscoverError::Ourselves { pid });
+        }
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(DiscoverError::NoProcess { pid })?;
+        let status = Process::new(raw.as_raw_nonzero().get())
+            .and_then(|process| process.status())
+            .map_err(|_| DiscoverError::NoProcess { pid })?;
+        let process = status.tgid.unsigned_abs();
+        if process != pid {
+            return Err(DiscoverError::Thread { pid, process });
+        }
+        // A kernel thread has no memory of its own (proc_pid_status(5): VmSize is missing).
+        if status.vmsize.is_none() && !status.state.starts_with('Z') {
+            return Err(DiscoverError::KernelThread { pid, name: status.name });
+        }
+        if status.state.starts_with('Z') || status.state.starts_with('X') {
+            return Err(DiscoverError::NoProcess { pid });
+        }
+        let pidfd =
+            pidfd_open(raw, PidfdFlags::empty()).map_err(|_| DiscoverError::NoProcess { pid })?;
+        Ok(Self { pid, name: status.name, pidfd })
+    }
+
+    /// Whether the process is still there (a zombie is not).
+    pub fn is_alive(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(poll(&mut fds, Some(&no_wait)), Ok(ready) if ready > 0)
+    }
+}
+
+/// All living descendants of a process, parents before their children.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut seen = HashSet::from([pid]);
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        next += 1;
+        for child in children(parent) {
+            if seen.insert(child) {
+                found.push(child);
+            }
+        }
+    }
+    found.remove(0);
+    found
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let lists: io::Result<Vec<String>> = tasks
+        .filter_map(Result::ok)
+        .map(|task| fs::read_to_string(task.path().join("children")))
+        .filter(|list| !matches!(list, Err(error) if is_gone(error)))
+        .collect();
+    match lists {
+        Ok(lists) if !lists.is_empty() => {
+            lists.iter().flat_map(|list| list.split_ascii_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
+        }
+        // A kernel without CONFIG_PROC_CHILDREN: look at every process's parent.
+        _ => all_stats().filter(|stat| stat.ppid.unsigned_abs() == pid).map(|stat| stat.pid.unsigned_abs()).collect(),
+    }
+}
+
+/// A thread that ended while we looked; ENOENT also says that there are no such files in this kernel.
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+fn all_stats() -> impl Iterator<Item = Stat> {
+    procfs::process::all_processes().into_iter().flatten().filter_map(|process| process.ok()?.stat().ok())
+}
+
+/// The processes to watch for a port: those that hold a listening socket of it and whose parent does not.
+/// A prefork server has one, its master; servers that share a port by SO_REUSEPORT have several.
+///
+/// # Errors
+/// When nobody listens there, or nobody we can see.
+pub fn listeners(port: u16) -> Result<Vec<u32>, DiscoverError> {
+    let mut sockets = HashSet::new();
+    let mut ports = Vec::new();
+    for entry in listening_sockets()? {
+        if entry.1 == port {
+            sockets.insert(entry.0);
+        } else if !ports.contains(&entry.1) {
+            ports.push(entry.1);
+        }
+    }
+    if sockets.is_empty() {
+        ports.sort_unstable();
+        return Err(DiscoverError::NobodyListens { port, seen: list(&ports) });
+    }
+    let mut holders = Vec::new();
+    for process in procfs::process::all_processes().map_err(|error| DiscoverError::Proc(error.to_string()))? {
+        let Ok(process) = process else { continue };
+        let Ok(mut fds) = process.fd() else { continue };
+        let holds = fds.any(|fd| {
+            matches!(fd, Ok(info) if matches!(info.target, FDTarget::Socket(inode) if sockets.contains(&inode)))
+        });
+        if holds && let Ok(stat) = process.stat() {
+            holders.push((stat.pid.unsigned_abs(), stat.ppid.unsigned_abs()));
+        }
+    }
+    if holders.is_empty() {
+        return Err(DiscoverError::OwnerHidden { port });
+    }
+    let pids: HashSet<u32> = holders.iter().map(|holder| holder.0).collect();
+    Ok(holders.iter().filter(|holder| !pids.contains(&holder.1)).map(|holder| holder.0).collect())
+}
+
+/// (inode, port) of every listening TCP socket in our network namespace.
+fn listening_sockets() -> Result<Vec<(u64, u16)>, DiscoverError> {
+    let tables = [procfs::net::tcp(), procfs::net::tcp6()];
+    let mut entries = Vec::new();
+    for table in tables {
+        match table {
+            Ok(table) => entries.extend(table),
+            Err(procfs::ProcError::NotFound(_)) => {} // no IPv6
+            Err(error) => return Err(DiscoverError::Proc(error.to_string())),
+        }
+    }
+    Ok(entries
+        .into_iter()
+        .filter(|entry| entry.state == procfs::net::TcpState::Listen)
+        .map(|entry| (entry.inode, entry.local_address.port()))
+        .collect())
+}
+
+/// At most eight ports; a host may have thousands.
+fn list(ports: &[u16]) -> String {
+    if ports.is_empty() {
+        return "no listening port at all".to_owned();
+    }
+    let shown: Vec<String> = ports.iter().take(8).map(u16::to_string).collect();
+    let more = if ports.len() > 8 { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn children_of_children_are_found() {
+        let mut shell = Command::new("sh").args(["-c", "sleep 60 & sleep 60"]).spawn().unwrap();
+        let pid = shell.id();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while descendants(pid).len() < 2 {
+            assert!(std::time::Instant::now() < deadline, "found only {:?}", descendants(pid));
+            std::thread::yield_now();
+        }
+        for child in descendants(pid) {
+            let _ = rustix::process::kill_process(Pid::from_raw(child as i32).unwrap(), rustix::process::Signal::KILL);
+        }
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_said_to_be_gone() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let root = Root::open(child.id()).unwrap();
+        assert!(root.is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!root.is_alive());
+        assert!(matches!(Root::open(child.id()), Err(DiscoverError::NoProcess { .. })));
+    }
+
+    #[test]
+    fn what_cannot_be_watched_is_named() {
+        assert!(matches!(Root::open(std::process::id()), Err(DiscoverError::Ourselves { .. })));
+        assert!(matches!(Root::open(4_294_967_295), Err(DiscoverError::NoProcess { .. })));
+        assert!(matches!(Root::open(0), Err(DiscoverError::NoProcess { .. })));
+    }
+
+    #[test]
+    fn the_holder_of_a_listening_port_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(listeners(port).unwrap().contains(&std::process::id()));
+        drop(listener);
+        assert!(matches!(listeners(port), Err(DiscoverError::NobodyListens { .. })));
+    }
+}

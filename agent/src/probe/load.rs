@@ -1,0 +1,277 @@
+//! Puts the programs into the kernel and attaches them; the maps are reached through here.
+//!
+//! Nothing outlives the process: links, programs and maps die with their file descriptors.
+
+use agent_common::{
+    conn::{ConnId, ConnState, Mute, TargetId},
+    drops::{DropReason, Tally},
+    limits,
+    settings::Settings,
+};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{HashMap, MapData, MapError, PerCpuArray},
+    programs::{ProgramError, RawTracePoint},
+};
+use tracing::{debug, warn};
+
+use super::{
+    btf::{Btf, BtfError},
+    host::KernelVersion,
+    source::Records,
+};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf.o"));
+
+/// `bpf_loop` arrived with this version.
+const BPF_LOOP: KernelVersion = KernelVersion::new(5, 17);
+/// Until this version map memory counts against RLIMIT_MEMLOCK.
+const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    #[error("the kernel refused program `{program}`: {reason}; please report this with the log below\n{verifier_log}")]
+    Rejected { program: &'static str, reason: String, verifier_log: String },
+    #[error("cannot attach program `{program}`: {reason}")]
+    Attach { program: &'static str, reason: String },
+    #[error("cannot create the maps or load the object: {0}")]
+    Object(String),
+    #[error("the kernel answered bpf() with \"{0}\": eBPF is disabled here (a seccomp profile, a container runtime or a security module forbids it); allow the bpf system call for the agent")]
+    Forbidden(String),
+    #[error("map `{map}` cannot be used: {reason}")]
+    Map { map: &'static str, reason: String },
+}
+
+/// What may be chosen when loading.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Size of the ring buffer, bytes: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Let the programs log through aya-log.
+    pub verbose: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { ring_bytes: limits::RING_BYTES, verbose: false }
+    }
+}
+
+/// The attached programs and their maps.
+pub struct Probe {
+    targets: HashMap<MapData, u32, TargetId>,
+    mutes: HashMap<MapData, ConnId, Mute>,
+    conns: HashMap<MapData, ConnId, ConnState>,
+    drops: PerCpuArray<MapData, u64>,
+    tallies: PerCpuArray<MapData, u64>,
+    /// Holds the programs and their links.
+    _ebpf: Ebpf,
+}
+
+impl Probe {
+    /// Loads and attaches the programs. No process is watched yet.
+    ///
+    /// # Errors
+    /// When the kernel lacks something or refuses a program; `host::obstacles` says most of it beforehand
+    /// and in better words.
+    pub fn load(kernel: KernelVersion, options: LoadOptions) -> Result<(Self, Records), LoadError> {
+        if kernel < NO_MEMLOCK {
+            lift_memlock();
+        }
+        let settings = settings(&Btf::of_kernel()?, options)?;
+        let log_level = if options.verbose { 4_u8 } else { 0 };
+        let mut ebpf = EbpfLoader::new()
+            .btf(None) // offsets come through `settings`; nothing in the object needs relocation
+            .override_global("SETTINGS", &settings, true)
+            .override_global("AYA_LOG_LEVEL", &log_level, false)
+            .map_max_entries("RECORDS", options.ring_bytes)
+            .load(OBJECT)
+            .map_err(|error| object_error(&error))?;
+        let sys_exit = if kernel >= BPF_LOOP { "sys_exit" } else { "sys_exit_unrolled" };
+        attach(&mut ebpf, sys_exit, "sys_exit")?;
+        attach(&mut ebpf, "sys_enter", "sys_enter")?;
+        attach(&mut ebpf, "process_fork", "sched_process_fork")?;
+        attach(&mut ebpf, "process_exit", "sched_process_exit")?;
+        debug!(%kernel, sys_exit, ?settings, "programs attached");
+        if options.verbose {
+            start_program_log(&mut ebpf);
+        }
+        let records = Records::new(take(&mut ebpf, "RECORDS")?);
+        let probe = Self {
+            targets: take(&mut ebpf, "TARGETS")?,
+            mutes: take(&mut ebpf, "MUTES")?,
+            conns: take(&mut ebpf, "CONNS")?,
+            drops: take(&mut ebpf, "DROPS")?,
+            tallies: take(&mut ebpf, "TALLIES")?,
+            _ebpf: ebpf,
+        };
+        Ok((probe, records))
+    }
+
+    /// Watches a process from now on; the children it forks from now on follow by themselves.
+    ///
+    /// # Errors
+    /// When the process table is full.
+    pub fn watch(&mut self, pid: u32, target: TargetId) -> Result<(), LoadError> {
+        self.targets.insert(pid, target, 0).map_err(|error| map_error("TARGETS", &error))
+    }
+
+    /// Watches a process no longer.
+    pub fn unwatch(&mut self, pid: u32) {
+        // Not there: it exited, and the kernel side has removed it.
+        let _ = self.targets.remove(&pid);
+    }
+
+    /// The processes watched now and the target of each.
+    pub fn watched(&self) -> Vec<(u32, TargetId)> {
+        self.targets.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Tells the kernel side what is not needed of a connection.
+    pub fn mute(&mut self, conn: ConnId, mute: Mute) {
+        if let Err(error) = self.mutes.insert(conn, mute, 0) {
+            debug!(%error, "cannot mute a connection, it costs more records than it needs");
+        }
+    }
+
+    /// Forgets a connection that is gone.
+    pub fn forget(&mut self, conn: ConnId) {
+        // Not there: never muted, or removed by the kernel side at close.
+        let _ = self.mutes.remove(&conn);
+        let _ = self.conns.remove(&conn);
+    }
+
+    /// How often the kernel side gave something up, by reason, since loading.
+    pub fn drops(&self) -> [(DropReason, u64); DropReason::ALL.len()] {
+        DropReason::ALL.map(|reason| (reason, sum(&self.drops, reason as u32)))
+    }
+
+    /// How much moved since loading.
+    pub fn tallies(&self) -> [(Tally, u64); Tally::ALL.len()] {
+        Tally::ALL.map(|tally| (tally, sum(&self.tallies, tally as u32)))
+    }
+}
+
+fn settings(btf: &Btf, options: LoadOptions) -> Result<Settings, BtfError> {
+    // Linux 6.13 replaced the plain counter by `file_ref_t`, which counts from zero (include/linux/file_ref.h).
+    let (file_count, file_count_one) = match btf.offset("file.f_ref.refcnt") {
+        Ok(offset) => (offset, 0),
+        Err(_) => (btf.offset("file.f_count")?, 1),
+    };
+    Ok(Settings {
+        task_files: btf.offset("task_struct.files")?,
+        task_tgid: btf.offset("task_struct.tgid")?,
+        task_signal: btf.offset("task_struct.signal")?,
+        signal_live: btf.offset("signal_struct.live")?,
+        task_thread_status: btf.offset("task_struct.thread_info.status")?,
+        files_fdt: btf.offset("files_struct.fdt")?,
+        fdt_max_fds: btf.offset("fdtable.max_fds")?,
+        fdt_fd: btf.offset("fdtable.fd")?,
+        file_inode: btf.offset("file.f_inode")?,
+        file_private_data: btf.offset("file.private_data")?,
+        file_count,
+        inode_mode: btf.offset("inode.i_mode")?,
+        inode_ino: btf.offset("inode.i_ino")?,
+        socket_sk: btf.offset("socket.sk")?,
+        socket_type: btf.offset("socket.type")?,
+        sock_family: btf.offset("sock.__sk_common.skc_family")?,
+        sock_num: btf.offset("sock.__sk_common.skc_num")?,
+        file_count_one,
+        wakeup_bytes: options.ring_bytes / 8,
+        verbose: u32::from(options.verbose),
+    })
+}
+
+fn attach(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<(), LoadError> {
+    let loaded: &mut RawTracePoint = ebpf
+        .program_mut(program)
+        .and_then(|found| found.try_into().ok())
+        .expect("the object holds these raw tracepoint programs");
+    loaded.load().map_err(|error| rejected(program, error))?;
+    loaded
+        .attach(tracepoint)
+        .map_err(|error| LoadError::Attach { program, reason: chain(&error) })
+        .map(|_link| ())
+}
+
+fn rejected(program: &'static str, error: ProgramError) -> LoadError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => LoadError::Rejected {
+            program,
+            reason: io_error.to_string(),
+            verifier_log: tail(&verifier_log.to_string(), 40),
+        },
+        other => LoadError::Rejected { program, reason: chain(&other), verifier_log: String::new() },
+    }
+}
+
+/// The end of the verifier's log is where it says what it minds.
+fn tail(log: &str, lines: usize) -> String {
+    let all: Vec<&str> = log.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn object_error(error: &aya::EbpfError) -> LoadError {
+    if let aya::EbpfError::MapError(MapError::CreateError { io_error, .. }) = error
+        && matches!(io_error.raw_os_error(), Some(1 | 13 | 38))
+    {
+        return LoadError::Forbidden(io_error.to_string());
+    }
+    LoadError::Object(chain(error))
+}
+
+fn map_error(map: &'static str, error: &MapError) -> LoadError {
+    LoadError::Map { map, reason: chain(error) }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, map: &'static str) -> Result<M, LoadError> {
+    let found = ebpf.take_map(map).expect("the object holds these maps");
+    M::try_from(found).map_err(|error| map_error(map, &error))
+}
+
+fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    counters.get(&index, 0).map_or(0, |values| values.iter().sum())
+}
+
+fn lift_memlock() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        warn!(%error, "cannot lift RLIMIT_MEMLOCK (CAP_SYS_RESOURCE); the maps may not fit");
+    }
+}
+
+/// Brings the programs' own diagnostics into our log.
+fn start_program_log(ebpf: &mut Ebpf) {
+    let logger = match aya_log::EbpfLogger::init(ebpf) {
+        Ok(logger) => logger,
+        Err(error) => return warn!(%error, "the programs' own log is not available"),
+    };
+    let readable = match tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) {
+        Ok(readable) => readable,
+        Err(error) => return warn!(%error, "the programs' own log is not available"),
+    };
+    tokio::spawn(async move {
+        let mut readable = readable;
+        while let Ok(mut guard) = readable.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+}
