@@ -28,6 +28,4 @@ pub struct Settings {
     pub file_count_one: u32,
     /// Waiting bytes at which user space is woken.
     pub wakeup_bytes: u32,
-    /// 1 when aya-log may be used.
-    pub verbose: u32,
 }

@@ -38,7 +38,11 @@ pub fn data(header: &mut RecordHeader, address: u64, wake: Wake) -> Result<(), D
 }
 
 #[inline(always)]
-fn in_class<const PAYLOAD: usize>(header: &mut RecordHeader, address: u64, wake: Wake) -> Result<(), DropReason> {
+fn in_class<const PAYLOAD: usize>(
+    header: &mut RecordHeader,
+    address: u64,
+    wake: Wake,
+) -> Result<(), DropReason> {
     let mut slot = raw::reserve::<PAYLOAD>().ok_or(DropReason::RingFull)?;
     let mut outcome = Ok(());
     if !raw::fill(&mut slot, address, header.captured_len) {
@@ -64,6 +68,7 @@ pub fn bare(header: &RecordHeader, wake: Wake) -> Option<()> {
 
 #[inline(always)]
 fn flags(wake: Wake) -> u64 {
-    let worthwhile = || RECORDS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(SETTINGS.load().wakeup_bytes);
+    let worthwhile =
+        || RECORDS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(SETTINGS.load().wakeup_bytes);
     u64::from(if wake == Wake::Now || worthwhile() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }

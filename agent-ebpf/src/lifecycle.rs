@@ -1,11 +1,12 @@
 //! close, fork, exit.
 
 use agent_common::{
-    conn::role,
+    conn::{ConnId, role},
     drops::DropReason,
     event::{Kind, RecordHeader},
 };
 use aya_ebpf::programs::RawTracePointContext;
+use aya_log_ebpf::debug;
 
 use crate::{
     arch::{self, Regs, nr},
@@ -34,16 +35,19 @@ pub fn on_enter(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
     } else {
         args.second() as u32
     };
-    closing(current, closed)?;
+    if let Some(conn) = closing(current, closed)? {
+        debug!(ctx, "pid {}: connection {} closed", current.pid, conn);
+    }
     Ok(0)
 }
 
+/// Ends the connection behind `fd` when this is its last descriptor; its number when it was watched.
 #[inline(always)]
-fn closing(current: Current, fd: u32) -> Result<(), DropReason> {
-    let Some(socket) = socket::find(fd)? else { return Ok(()) };
-    let Some(state) = raw::conn_state(socket.conn) else { return Ok(()) };
+fn closing(current: Current, fd: u32) -> Result<Option<ConnId>, DropReason> {
+    let Some(socket) = socket::find(fd)? else { return Ok(None) };
+    let Some(state) = raw::conn_state(socket.conn) else { return Ok(None) };
     if !socket.is_last_reference()? {
-        return Ok(());
+        return Ok(None);
     }
     let header = RecordHeader {
         ktime_ns: raw::now_ns(),
@@ -59,7 +63,11 @@ fn closing(current: Current, fd: u32) -> Result<(), DropReason> {
     let watched = state.role == role::SERVER;
     // Not there: removed by another thread's close a moment ago.
     let _ = CONNS.remove(socket.conn);
-    if watched { emit::bare(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl) } else { Ok(()) }
+    if !watched {
+        return Ok(None);
+    }
+    emit::bare(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl)?;
+    Ok(Some(socket.conn))
 }
 
 #[inline(always)]
@@ -72,11 +80,12 @@ pub fn on_fork(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
         return Ok(0); // a thread
     }
     TARGETS.insert(pid, current.target, 0).map_err(|_| DropReason::TargetsFull)?;
+    debug!(ctx, "pid {}: forked {}", current.pid, pid);
     process(Current { pid, ..current }, Kind::ProcessForked)
 }
 
 #[inline(always)]
-pub fn on_exit() -> Result<i32, DropReason> {
+pub fn on_exit(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
     let Some(current) = target::current() else { return Ok(0) };
     let at = SETTINGS.load();
     // The kernel lowers the count of live threads before it runs the tracepoint (kernel/exit.c, do_exit).
@@ -88,6 +97,7 @@ pub fn on_exit() -> Result<i32, DropReason> {
     }
     // Not there: removed by user space a moment ago.
     let _ = TARGETS.remove(current.pid);
+    debug!(ctx, "pid {}: exited", current.pid);
     process(current, Kind::ProcessExited)
 }
 

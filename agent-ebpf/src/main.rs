@@ -61,8 +61,8 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
 /// Hook: raw tracepoint `sched_process_exit(struct task_struct *task, ..)`, in the context of the task,
 /// before its descriptors are closed.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
-pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
-    lifecycle::on_exit().unwrap_or_else(count_drop)
+pub fn process_exit(ctx: RawTracePointContext) -> i32 {
+    lifecycle::on_exit(&ctx).unwrap_or_else(count_drop)
 }
 
 /// `bpf_probe_read_*` and the ring buffer are for GPL-compatible programs.

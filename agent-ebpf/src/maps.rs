@@ -59,5 +59,4 @@ pub static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings
     sock_num: 0,
     file_count_one: 0,
     wakeup_bytes: 0,
-    verbose: 0,
 });

@@ -22,7 +22,11 @@ pub fn read_kernel<T: Copy>(address: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper writes `size_of::<T>()` bytes to `value`, or returns an error; it checks `address`.
     let status = unsafe {
-        generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _)
+        generated::bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const _,
+        )
     };
     // SAFETY: filled by the helper; callers read integers and arrays of integers only.
     (status == 0).then(|| unsafe { value.assume_init() })

@@ -7,6 +7,7 @@ use agent_common::{
     limits::{MMSG_MESSAGES, NUDGE_BYTES, ROLE_PREFIX},
 };
 use aya_ebpf::programs::RawTracePointContext;
+use aya_log_ebpf::debug;
 
 use crate::{
     arch::{self, Args, Regs, nr},
@@ -51,7 +52,7 @@ pub fn on_exit(ctx: &RawTracePointContext, walk: Walk) -> Result<i32, DropReason
     }
     let args = regs.args()?;
     match shape {
-        Shape::Accept => accepted(current, result)?,
+        Shape::Accept => accepted(ctx, current, result)?,
         Shape::Connect => connected(current, &args, result)?,
         Shape::Shutdown => shut_down(current, &args, result)?,
         Shape::Splice => spliced(current, &args, result, walk)?,
@@ -243,7 +244,13 @@ pub extern "C" fn tap_account_with_loop(conn: u64, source: u64, shape: u64, move
     let direction = if shape.high() == 0 { Direction::Ingress } else { Direction::Egress };
     if let Some(wanted) = wanted_of(conn, source, moved, direction) {
         let shape = Pair::new(source.count, wanted.marks.0 as u32);
-        tap_walk_with_loop(conn, wanted.base, source.address, shape.0, Pair::new(moved as u32, wanted.skip as u32).0);
+        tap_walk_with_loop(
+            conn,
+            wanted.base,
+            source.address,
+            shape.0,
+            Pair::new(moved as u32, wanted.skip as u32).0,
+        );
     }
     0
 }
@@ -257,7 +264,13 @@ pub extern "C" fn tap_account_unrolled(conn: u64, source: u64, shape: u64, moved
     let direction = if shape.high() == 0 { Direction::Ingress } else { Direction::Egress };
     if let Some(wanted) = wanted_of(conn, source, moved, direction) {
         let shape = Pair::new(source.count, wanted.marks.0 as u32);
-        tap_walk_unrolled(conn, wanted.base, source.address, shape.0, Pair::new(moved as u32, wanted.skip as u32).0);
+        tap_walk_unrolled(
+            conn,
+            wanted.base,
+            source.address,
+            shape.0,
+            Pair::new(moved as u32, wanted.skip as u32).0,
+        );
     }
     0
 }
@@ -282,8 +295,8 @@ fn wanted_of(conn: u64, source: Source, moved: u64, direction: Direction) -> Opt
     let base = *position;
     *position = base.wrapping_add(moved);
 
+    // Nothing of a turn counts before the role is decided: the first record begins the first turn.
     if state.role == role::UNKNOWN && !decide_role(state, source, moved, direction) {
-        state.last_direction = direction as u8;
         return None;
     }
     raw::tally(Tally::BytesSeen, moved);
@@ -307,7 +320,11 @@ fn wanted_of(conn: u64, source: Source, moved: u64, direction: Direction) -> Opt
     }
     let from_start = if state.from_start == 1 { flag::FROM_START } else { 0 };
     let turn_start = if turn_start { flag::TURN_START } else { 0 };
-    Some(Wanted { base, skip, marks: Marks::new(direction, from_start | turn_start | flag::CALL_START, wake) })
+    Some(Wanted {
+        base,
+        skip,
+        marks: Marks::new(direction, from_start | turn_start | flag::CALL_START, wake),
+    })
 }
 
 /// Decides what the connection is used for, by the bytes at hand. True when the target is the server.
@@ -349,12 +366,14 @@ fn take_turn(state: &mut ConnState, direction: Direction) -> bool {
 
 /// A new connection: `result` is its descriptor.
 #[inline(always)]
-fn accepted(current: Current, result: i64) -> Result<(), DropReason> {
+fn accepted(ctx: &RawTracePointContext, current: Current, result: i64) -> Result<(), DropReason> {
     if result < 0 {
         return Ok(());
     }
-    if let Some(socket) = socket::find(result as u32)? {
-        conns::enter(socket, current.target, Origin::Accepted)?;
+    if let Some(socket) = socket::find(result as u32)?
+        && conns::enter(socket, current.target, Origin::Accepted)?
+    {
+        debug!(ctx, "pid {}: accepted connection {}", current.pid, socket.conn);
     }
     Ok(())
 }

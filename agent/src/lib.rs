@@ -1,5 +1,20 @@
 //! Kernel event -> connection -> HTTP exchange -> route and consumer -> counters -> hub message.
+//!
+//! `probe` brings events in, `pipeline` turns them into counts without touching the outside world, `hub`
+//! ships them; `daemon` is the wiring.
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod memory;
+pub mod telemetry;
+
+pub mod probe;
+pub mod watch;
+
+pub mod pipeline;
 
 pub mod hub;
-pub mod pipeline;
-pub mod probe;
+
+pub mod check;
+pub mod daemon;

@@ -1,1 +1,15 @@
-//! Harness.
+//! Harness of the end-to-end tests: the agent, the servers it watches, a client that keeps account, a hub.
+//!
+//! Never links the crate `agent`: what is tested is the binary, through its command line.
+
+pub mod agent;
+pub mod app;
+pub mod client;
+pub mod eventually;
+pub mod machine;
+pub mod neighbours;
+pub mod process;
+pub mod scratch;
+pub mod totals;
+
+pub mod fake_hub;

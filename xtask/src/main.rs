@@ -1,1 +1,53 @@
-fn main() {}
+//! What people and CI type: `cargo xtask setup`, `demo`, `test`. Each brings what the machine lacks, asks nothing,
+//! and does nothing twice.
+#![allow(clippy::print_stdout, reason = "talking to whoever typed the command is what this program is for")]
+
+mod demo;
+#[path = "../../agent/ebpf_toolchain.rs"]
+mod ebpf_toolchain;
+mod packages;
+mod servers;
+mod setup;
+mod step;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Sets up, tries out and tests apitally-agent"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring what building needs and this machine lacks: a compiler for eBPF, its core source, bpf-linker
+    Setup,
+    /// Build everything and watch a sample API through the kernel, with a hub of our own (needs root)
+    Demo(demo::Args),
+    /// Formatting, clippy and all tests, those through the kernel included (needs root)
+    Test,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup => setup::run().map(drop),
+        Task::Demo(args) => demo::run(&args),
+        Task::Test => test::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,6 +1,11 @@
 //! (consumer, method, route, status) -> counts, sums and histogram bins, between two takes.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    time::Duration,
+};
+
+use super::{consumer::ConsumerId, http::head::Method, route::RouteId};
 
 /// Histogram bin -> how many fell into it. What a bin is, says the field.
 pub type Bins = BTreeMap<u64, u64>;
@@ -33,4 +38,118 @@ pub struct Row {
     pub request_sizes: Bins,
     /// Likewise.
     pub response_sizes: Bins,
+}
+
+/// Bins of all rows together, between two takes.
+const MAX_BINS: usize = 1_000_000;
+
+/// What exchanges of a row have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub consumer: Option<ConsumerId>,
+    pub method: Method,
+    pub route: RouteId,
+    pub status: u16,
+}
+
+/// What is measured of an exchange. Sizes are bytes of bodies; None is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    pub response_time: Duration,
+    pub request_size: Option<u64>,
+    pub response_size: Option<u64>,
+}
+
+/// Rows in the making. When there is no room for another row or bin, the exchange is turned away.
+#[derive(Debug)]
+pub struct Counters {
+    cells: HashMap<Key, Cell>,
+    bins: usize,
+    max_rows: usize,
+}
+
+#[derive(Debug, Default)]
+struct Cell {
+    request_count: u64,
+    request_size_sum: u64,
+    response_size_sum: u64,
+    response_times: Bins,
+    request_sizes: Bins,
+    response_sizes: Bins,
+}
+
+/// Whether an exchange was counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// Into a new row.
+    First,
+    Again,
+    /// Not at all.
+    NoRoom,
+}
+
+impl Counters {
+    pub fn new(max_rows: usize) -> Self {
+        Self { cells: HashMap::new(), bins: 0, max_rows }
+    }
+
+    pub fn count(&mut self, key: Key, measured: &Measured) -> Counted {
+        if self.bins >= MAX_BINS {
+            return Counted::NoRoom;
+        }
+        let rows = self.cells.len();
+        let (cell, counted) = match self.cells.entry(key) {
+            Entry::Occupied(entry) => (entry.into_mut(), Counted::Again),
+            Entry::Vacant(_) if rows >= self.max_rows => return Counted::NoRoom,
+            Entry::Vacant(entry) => (entry.insert(Cell::default()), Counted::First),
+        };
+        cell.request_count += 1;
+        let milliseconds = u64::try_from(measured.response_time.as_millis()).unwrap_or(u64::MAX);
+        self.bins += add(&mut cell.response_times, milliseconds / 10);
+        if let Some(size) = measured.request_size {
+            cell.request_size_sum = cell.request_size_sum.saturating_add(size);
+            self.bins += add(&mut cell.request_sizes, size / 1000);
+        }
+        if let Some(size) = measured.response_size {
+            cell.response_size_sum = cell.response_size_sum.saturating_add(size);
+            self.bins += add(&mut cell.response_sizes, size / 1000);
+        }
+        counted
+    }
+
+    /// Everything counted since the last take; counting restarts from zero.
+    pub fn take(
+        &mut self,
+        identifier: impl Fn(ConsumerId) -> Option<String>,
+        template: impl Fn(RouteId) -> String,
+    ) -> Counts {
+        self.bins = 0;
+        let mut rows: Vec<Row> = self
+            .cells
+            .drain()
+            .map(|(key, cell)| Row {
+                consumer: key.consumer.and_then(&identifier),
+                method: key.method.as_str().to_owned(),
+                path: template(key.route),
+                status: key.status,
+                request_count: cell.request_count,
+                request_size_sum: cell.request_size_sum,
+                response_size_sum: cell.response_size_sum,
+                response_times: cell.response_times,
+                request_sizes: cell.request_sizes,
+                response_sizes: cell.response_sizes,
+            })
+            .collect();
+        rows.sort_by(|a, b| {
+            (&a.consumer, &a.path, &a.method, a.status).cmp(&(&b.consumer, &b.path, &b.method, b.status))
+        });
+        Counts { rows }
+    }
+}
+
+/// Adds one to a bin; the number of bins that are new.
+fn add(bins: &mut Bins, bin: u64) -> usize {
+    let count = bins.entry(bin).or_insert(0);
+    *count += 1;
+    usize::from(*count == 1)
 }

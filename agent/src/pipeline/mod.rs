@@ -1,1 +1,198 @@
+//! Kernel events in, counts out: event -> connection -> exchange -> route and consumer -> counters.
+//!
+//! Pure: no IO, no clock, no async. Everything uncertain comes in as an argument and leaves as a return
+//! value, so that a recording, a test and a live machine run the same code. Captured traffic is never an
+//! error; what cannot be reconstructed is counted with its reason ([`ledger`]), and nothing is made up.
+
+pub mod conn;
+pub mod consumer;
 pub mod counters;
+pub mod http;
+pub mod ledger;
+pub mod route;
+pub mod stream;
+pub mod target;
+#[cfg(test)]
+mod transcript;
+
+use std::{sync::Arc, time::Duration};
+
+use agent_common::{
+    conn::{ConnId, Mute, TargetId},
+    decode::Record,
+};
+
+use self::{
+    conn::{ConnTracker, Targets},
+    consumer::ConsumerRules,
+    counters::Counts,
+    ledger::Ledger,
+    target::Target,
+};
+
+/// Kernel time: CLOCK_MONOTONIC, nanoseconds. Only comparable with itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ktime(pub u64);
+
+impl Ktime {
+    /// From `earlier` to here; zero when it is not earlier, as times from different CPUs may be.
+    pub fn since(self, earlier: Ktime) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What is reported as response time. Both begin when the request's head was complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResponseTime {
+    /// Until the last byte of the response was handed to the kernel.
+    #[default]
+    LastByte,
+    /// Until the first byte of the final response was.
+    FirstByte,
+}
+
+/// Bounds. What happens at each, says the type that keeps it; it is counted whenever it happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of all targets together.
+    pub max_connections: usize,
+    /// After this long without a record, a connection without open exchanges is forgotten. Should it come
+    /// back, one exchange is lost until it is proved to be in step.
+    pub idle_timeout: Duration,
+    /// Likewise, one with open exchanges. Long, since muted bodies bring no records.
+    pub idle_open_timeout: Duration,
+    /// Requests of one connection that wait for their responses; with one more, the connection is given up.
+    pub max_pipelined: usize,
+    /// Open exchanges of one target; with one more, its connection is given up.
+    pub max_open: u64,
+    /// Memory for incomplete heads, of all connections together, bytes.
+    pub max_buffered: usize,
+    /// Routes of one target.
+    pub max_routes: usize,
+    /// Consumers of one target.
+    pub max_consumers: usize,
+    /// Rows of one target between two takes.
+    pub max_rows: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: agent_common::limits::CONNS as usize,
+            idle_timeout: Duration::from_secs(30 * 60),
+            idle_open_timeout: Duration::from_secs(60 * 60),
+            max_pipelined: 1024,
+            max_open: 131_072,
+            max_buffered: 16 * 1024 * 1024,
+            max_routes: 1000,
+            max_consumers: 10_000,
+            max_rows: 50_000,
+        }
+    }
+}
+
+/// What the user decides.
+#[derive(Clone, Debug, Default)]
+pub struct PipelineConfig {
+    pub response_time: ResponseTime,
+    pub consumers: ConsumerRules,
+    pub limits: Limits,
+}
+
+/// Turns kernel events into counts. Owns its state, performs no IO, never blocks, cannot fail.
+#[derive(Debug)]
+pub struct Pipeline {
+    config: PipelineConfig,
+    rules: Arc<ConsumerRules>,
+    conns: ConnTracker,
+    targets: Targets,
+}
+
+impl Pipeline {
+    pub fn new(config: PipelineConfig) -> Self {
+        let rules = Arc::new(config.consumers.clone());
+        Self { config, rules, conns: ConnTracker::default(), targets: Targets::new() }
+    }
+
+    /// Starts to take events of a target; those of others are ignored. Connections on local ports that are
+    /// not in `ports` are muted for good and counted; an empty list is every port. Adding a target again
+    /// changes nothing.
+    pub fn add_target(&mut self, target: TargetId, ports: Vec<u16>) {
+        let (rules, limits) = (&self.rules, &self.config.limits);
+        self.targets.entry(target).or_insert_with(|| Target::new(ports, Arc::clone(rules), limits));
+    }
+
+    /// Forgets a target and all that was counted for it. Finish it and take its counts before.
+    pub fn remove_target(&mut self, target: TargetId) {
+        self.finish_target(target);
+        self.targets.remove(&target);
+    }
+
+    pub fn handle_event(&mut self, event: Record<'_>) {
+        let Self { config, conns, targets, .. } = self;
+        match event {
+            Record::Data(data) => conns.handle_data(&data, targets, config),
+            Record::End(end) => conns.handle_end(&end, targets, config),
+            Record::Closed(closed) => conns.handle_closed(&closed, targets, config),
+            Record::ProcessExited(process) => conns.handle_exit(&process, targets, config),
+            Record::ProcessForked(_) => {}
+        }
+        debug_assert!(self.targets.values().all(Target::adds_up), "an exchange got lost, or counted twice");
+    }
+
+    /// Evicts what has been idle too long; to be called about once a second.
+    pub fn handle_tick(&mut self, now: Ktime) {
+        self.conns.handle_tick(now, &mut self.targets, &self.config);
+    }
+
+    /// What the kernel side may stop copying, since the last call. Grows by at most one per event: to be
+    /// drained after each batch. A later entry of a connection replaces an earlier one.
+    pub fn take_mutes(&mut self) -> impl Iterator<Item = (ConnId, Mute)> {
+        self.conns.take_mutes()
+    }
+
+    /// Connections that are gone since the last call, known to us or not: what the kernel side was told about
+    /// them can be removed. To be drained after each batch, and after [`Pipeline::take_mutes`].
+    pub fn take_closed(&mut self) -> impl Iterator<Item = ConnId> {
+        self.conns.take_closed()
+    }
+
+    /// Everything counted since the last call; counting restarts from zero.
+    pub fn take_counts(&mut self, target: TargetId) -> Counts {
+        self.targets.get_mut(&target).map(Target::take_counts).unwrap_or_default()
+    }
+
+    /// The account of a target since it was added.
+    pub fn ledger(&self, target: TargetId) -> Ledger {
+        self.targets.get(&target).map(|target| target.ledger).unwrap_or_default()
+    }
+
+    /// Exchanges of a target that are open right now.
+    pub fn open_exchanges(&self, target: TargetId) -> u64 {
+        self.targets.get(&target).map_or(0, Target::open_exchanges)
+    }
+
+    /// Method and path of every row there ever was, without HEAD and OPTIONS, in order of appearance.
+    pub fn routes(&self, target: TargetId) -> Vec<(String, String)> {
+        self.targets.get(&target).map(Target::shown).unwrap_or_default()
+    }
+
+    /// Moves when the list of [`Pipeline::routes`] grows.
+    pub fn route_generation(&self, target: TargetId) -> u64 {
+        self.targets.get(&target).map_or(0, Target::generation)
+    }
+
+    /// Ends every exchange of the target that is still open, and takes no more of its events. Counts and
+    /// ledger stay.
+    pub fn finish_target(&mut self, target: TargetId) {
+        self.conns.finish_target(target, &mut self.targets, &self.config);
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.finished = true;
+        }
+    }
+
+    /// Connections of a target that are known right now, muted ones included.
+    pub fn connections(&self, target: TargetId) -> usize {
+        self.conns.count(target)
+    }
+}

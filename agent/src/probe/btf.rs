@@ -20,7 +20,9 @@ pub struct Btf {
 pub enum BtfError {
     #[error("cannot read {KERNEL_BTF}: {0}; a kernel with CONFIG_DEBUG_INFO_BTF=y has it")]
     Unreadable(#[source] std::io::Error),
-    #[error("{KERNEL_BTF} is not in the BTF format that we know ({0}); please report this with your kernel's version")]
+    #[error(
+        "{KERNEL_BTF} is not in the BTF format that we know ({0}); please report this with your kernel's version"
+    )]
     Malformed(&'static str),
     #[error("this kernel's types have no {0}; please report this with your kernel's version")]
     NoMember(String),
@@ -169,12 +171,12 @@ impl Btf {
 fn rest_len(entry: Type) -> Option<usize> {
     let members = entry.members as usize;
     Some(match entry.kind {
-        1 | 14 | 17 => 4,                      // INT, VAR, DECL_TAG
+        1 | 14 | 17 => 4, // INT, VAR, DECL_TAG
         KIND_ARRAY => 12,
         KIND_STRUCT | KIND_UNION => members * 12,
-        6 | 13 => members * 8,                 // ENUM, FUNC_PROTO
-        15 | 19 => members * 12,               // DATASEC, ENUM64
-        2 | 7..=12 | 16 | 18 => 0,             // PTR, FWD, TYPEDEF, qualifiers, FUNC, FLOAT, TYPE_TAG
+        6 | 13 => members * 8,     // ENUM, FUNC_PROTO
+        15 | 19 => members * 12,   // DATASEC, ENUM64
+        2 | 7..=12 | 16 | 18 => 0, // PTR, FWD, TYPEDEF, qualifiers, FUNC, FLOAT, TYPE_TAG
         _ => return None,
     })
 }
@@ -202,16 +204,22 @@ mod tests {
             ["int", "outer", "a", "b", "c", "d", "e", "f", "g", "wrapped_t"].map(&mut name);
         let kind = |kind: u32, members: u32| kind << 24 | members;
         let types: Vec<u32> = [
-            vec![int, kind(1, 0), 4, 32],                                             // 1
-            vec![0, kind(4, 2), 8, b, 1, 0, c, 1, 32],                                // 2: anonymous struct
-            vec![0, kind(5, 2), 8, 0, 2, 0, d, 1, 0],                                 // 3: anonymous union
-            vec![0, kind(4, 2), 8, f, 1, 0, g, 1, 32],                                // 4
-            vec![wrapped, kind(8, 0), 4],                                             // 5: typedef of 4
-            vec![outer, kind(4, 3), 24, a, 1, 0, 0, 3, 64, e, 5, 128],                // 6
+            vec![int, kind(1, 0), 4, 32],                              // 1
+            vec![0, kind(4, 2), 8, b, 1, 0, c, 1, 32],                 // 2: anonymous struct
+            vec![0, kind(5, 2), 8, 0, 2, 0, d, 1, 0],                  // 3: anonymous union
+            vec![0, kind(4, 2), 8, f, 1, 0, g, 1, 32],                 // 4
+            vec![wrapped, kind(8, 0), 4],                              // 5: typedef of 4
+            vec![outer, kind(4, 3), 24, a, 1, 0, 0, 3, 64, e, 5, 128], // 6
         ]
         .concat();
-        let header =
-            [u32::from(MAGIC) | 1 << 16, 24, 0, types.len() as u32 * 4, types.len() as u32 * 4, strings.len() as u32];
+        let header = [
+            u32::from(MAGIC) | 1 << 16,
+            24,
+            0,
+            types.len() as u32 * 4,
+            types.len() as u32 * 4,
+            strings.len() as u32,
+        ];
         let mut bytes: Vec<u8> = header.iter().chain(&types).flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend_from_slice(&strings);
         bytes
@@ -220,7 +228,9 @@ mod tests {
     #[test]
     fn members_are_found_through_anonymous_members_and_typedefs() {
         let btf = Btf::parse(sample()).unwrap();
-        for (path, want) in [("outer.a", 0), ("outer.b", 8), ("outer.c", 12), ("outer.d", 8), ("outer.e.g", 20)] {
+        for (path, want) in
+            [("outer.a", 0), ("outer.b", 8), ("outer.c", 12), ("outer.d", 8), ("outer.e.g", 20)]
+        {
             assert_eq!(btf.offset(path).unwrap(), want, "{path}");
         }
         for path in ["outer.z", "missing.a", "outer.a.b", ""] {

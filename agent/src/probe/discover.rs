@@ -18,7 +18,9 @@ pub struct Root {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
-    #[error("there is no process {pid}; give the pid of a running process, as `pgrep -f NAME` or `systemctl show -p MainPID UNIT` print it")]
+    #[error(
+        "there is no process {pid}; give the pid of a running process, as `pgrep -f NAME` or `systemctl show -p MainPID UNIT` print it"
+    )]
     NoProcess { pid: u32 },
     #[error("process {pid} exited while we were attaching to it; start it again and give its new pid")]
     Vanished { pid: u32 },
@@ -30,7 +32,9 @@ pub enum DiscoverError {
     Ourselves { pid: u32 },
     #[error("no process listens on TCP port {port} (seen: {seen}); start the server first, or give --pid")]
     NobodyListens { port: u16, seen: String },
-    #[error("TCP port {port} is listened on, but not by a process we can see; run the agent in the host's pid namespace and with CAP_SYS_PTRACE, or give --pid")]
+    #[error(
+        "TCP port {port} is listened on, but not by a process we can see; run the agent in the host's pid namespace and with CAP_SYS_PTRACE, or give --pid"
+    )]
     OwnerHidden { port: u16 },
     #[error("cannot read /proc: {0}")]
     Proc(String),
@@ -60,8 +64,7 @@ impl Root {
         if status.state.starts_with('Z') || status.state.starts_with('X') {
             return Err(DiscoverError::NoProcess { pid });
         }
-        let pidfd =
-            pidfd_open(raw, PidfdFlags::empty()).map_err(|_| DiscoverError::NoProcess { pid })?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|_| DiscoverError::NoProcess { pid })?;
         Ok(Self { pid, name: status.name, pidfd })
     }
 
@@ -72,6 +75,13 @@ impl Root {
         let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
         !matches!(poll(&mut fds, Some(&no_wait)), Ok(ready) if ready > 0)
     }
+}
+
+/// Whether a process is there and alive; a zombie is not.
+pub fn exists(pid: u32) -> bool {
+    let stat =
+        i32::try_from(pid).ok().and_then(|pid| Process::new(pid).and_then(|process| process.stat()).ok());
+    stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
 /// All living descendants of a process, parents before their children.
@@ -99,11 +109,16 @@ fn children(pid: u32) -> Vec<u32> {
         .filter(|list| !matches!(list, Err(error) if is_gone(error)))
         .collect();
     match lists {
-        Ok(lists) if !lists.is_empty() => {
-            lists.iter().flat_map(|list| list.split_ascii_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
-        }
+        Ok(lists) if !lists.is_empty() => lists
+            .iter()
+            .flat_map(|list| list.split_ascii_whitespace())
+            .filter_map(|pid| pid.parse().ok())
+            .collect(),
         // A kernel without CONFIG_PROC_CHILDREN: look at every process's parent.
-        _ => all_stats().filter(|stat| stat.ppid.unsigned_abs() == pid).map(|stat| stat.pid.unsigned_abs()).collect(),
+        _ => all_stats()
+            .filter(|stat| stat.ppid.unsigned_abs() == pid)
+            .map(|stat| stat.pid.unsigned_abs())
+            .collect(),
     }
 }
 
@@ -153,6 +168,22 @@ pub fn listeners(port: u16) -> Result<Vec<u32>, DiscoverError> {
     Ok(holders.iter().filter(|holder| !pids.contains(&holder.1)).map(|holder| holder.0).collect())
 }
 
+/// TCP ports that any of these processes listens on, in our network namespace.
+pub fn listening_ports(pids: impl Iterator<Item = u32>) -> Vec<u16> {
+    let Ok(listening) = listening_sockets() else { return Vec::new() };
+    let mut ports = Vec::new();
+    for fds in pids.filter_map(|pid| Process::new(i32::try_from(pid).ok()?).ok()?.fd().ok()) {
+        for fd in fds.flatten() {
+            if let FDTarget::Socket(inode) = fd.target {
+                ports.extend(listening.iter().filter(|entry| entry.0 == inode).map(|entry| entry.1));
+            }
+        }
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
 /// (inode, port) of every listening TCP socket in our network namespace.
 fn listening_sockets() -> Result<Vec<(u64, u16)>, DiscoverError> {
     let tables = [procfs::net::tcp(), procfs::net::tcp6()];
@@ -197,7 +228,10 @@ mod tests {
             std::thread::yield_now();
         }
         for child in descendants(pid) {
-            let _ = rustix::process::kill_process(Pid::from_raw(child as i32).unwrap(), rustix::process::Signal::KILL);
+            let _ = rustix::process::kill_process(
+                Pid::from_raw(child as i32).unwrap(),
+                rustix::process::Signal::KILL,
+            );
         }
         shell.kill().unwrap();
         shell.wait().unwrap();

@@ -71,13 +71,21 @@ pub enum Obstacle {
     Machine { found: String },
     #[error("this is Linux {found}; capturing needs {OLDEST_KERNEL} or newer (BPF ring buffer)")]
     KernelTooOld { found: String },
-    #[error("missing {capability}: run as root, or grant it (systemd: AmbientCapabilities={capability}, Kubernetes: securityContext.capabilities.add)")]
+    #[error(
+        "missing {capability}: run as root, or grant it (systemd: AmbientCapabilities={capability}, Kubernetes: securityContext.capabilities.add)"
+    )]
     MissingCapability { capability: &'static str },
-    #[error("{KERNEL_BTF} is missing: this kernel has no type information; use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or mount /sys into the container")]
+    #[error(
+        "{KERNEL_BTF} is missing: this kernel has no type information; use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or mount /sys into the container"
+    )]
     NoBtf,
-    #[error("kernel lockdown is in confidentiality mode, which forbids eBPF programs to read kernel memory; boot with lockdown=integrity or without it")]
+    #[error(
+        "kernel lockdown is in confidentiality mode, which forbids eBPF programs to read kernel memory; boot with lockdown=integrity or without it"
+    )]
     Confidentiality,
-    #[error("the agent runs in a pid namespace of its own, where a pid means another process than to the kernel; run it in the host's (docker run --pid=host, Kubernetes: hostPID: true)")]
+    #[error(
+        "the agent runs in a pid namespace of its own, where a pid means another process than to the kernel; run it in the host's (docker run --pid=host, Kubernetes: hostPID: true)"
+    )]
     PidNamespace,
 }
 
@@ -196,7 +204,10 @@ mod tests {
         check(Host { has_btf: false, ..good() }, &["CONFIG_DEBUG_INFO_BTF"]);
         check(Host { lockdown: Lockdown::Confidentiality, ..good() }, &["confidentiality"]);
         check(Host { initial_pid_namespace: false, ..good() }, &["hostPID"]);
-        check(Host { missing_capabilities: vec!["CAP_BPF", "CAP_PERFMON"], ..good() }, &["CAP_BPF", "CAP_PERFMON"]);
+        check(
+            Host { missing_capabilities: vec!["CAP_BPF", "CAP_PERFMON"], ..good() },
+            &["CAP_BPF", "CAP_PERFMON"],
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Nothing outlives the process: links, programs and maps die with their file descriptors.
 
+use std::os::fd::AsFd as _;
+
 use agent_common::{
     conn::{ConnId, ConnState, Mute, TargetId},
     drops::{DropReason, Tally},
@@ -18,7 +20,7 @@ use tracing::{debug, warn};
 use super::{
     btf::{Btf, BtfError},
     host::KernelVersion,
-    source::Records,
+    source::{Records, readiness},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf.o"));
@@ -32,13 +34,17 @@ const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11);
 pub enum LoadError {
     #[error(transparent)]
     Btf(#[from] BtfError),
-    #[error("the kernel refused program `{program}`: {reason}; please report this with the log below\n{verifier_log}")]
+    #[error(
+        "the kernel refused program `{program}`: {reason}; please report this with the log below\n{verifier_log}"
+    )]
     Rejected { program: &'static str, reason: String, verifier_log: String },
     #[error("cannot attach program `{program}`: {reason}")]
     Attach { program: &'static str, reason: String },
     #[error("cannot create the maps or load the object: {0}")]
     Object(String),
-    #[error("the kernel answered bpf() with \"{0}\": eBPF is disabled here (a seccomp profile, a container runtime or a security module forbids it); allow the bpf system call for the agent")]
+    #[error(
+        "the kernel answered bpf() with \"{0}\": eBPF is disabled here (a seccomp profile, a container runtime or a security module forbids it); allow the bpf system call for the agent"
+    )]
     Forbidden(String),
     #[error("map `{map}` cannot be used: {reason}")]
     Map { map: &'static str, reason: String },
@@ -180,7 +186,6 @@ fn settings(btf: &Btf, options: LoadOptions) -> Result<Settings, BtfError> {
         sock_num: btf.offset("sock.__sk_common.skc_num")?,
         file_count_one,
         wakeup_bytes: options.ring_bytes / 8,
-        verbose: u32::from(options.verbose),
     })
 }
 
@@ -240,7 +245,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, map: &'static str) -> Result<M, LoadError> {
+fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+) -> Result<M, LoadError> {
     let found = ebpf.take_map(map).expect("the object holds these maps");
     M::try_from(found).map_err(|error| map_error(map, &error))
 }
@@ -259,19 +267,18 @@ fn lift_memlock() {
 
 /// Brings the programs' own diagnostics into our log.
 fn start_program_log(ebpf: &mut Ebpf) {
-    let logger = match aya_log::EbpfLogger::init(ebpf) {
+    let mut logger = match aya_log::EbpfLogger::init(ebpf) {
         Ok(logger) => logger,
         Err(error) => return warn!(%error, "the programs' own log is not available"),
     };
-    let readable = match tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) {
+    let readable = match readiness(logger.as_fd()) {
         Ok(readable) => readable,
         Err(error) => return warn!(%error, "the programs' own log is not available"),
     };
     tokio::spawn(async move {
-        let mut readable = readable;
-        while let Ok(mut guard) = readable.readable_mut().await {
-            guard.get_inner_mut().flush();
+        while let Ok(mut guard) = readable.readable().await {
             guard.clear_ready();
+            logger.flush();
         }
     });
 }

@@ -1,6 +1,9 @@
 //! Ring buffer -> records.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
 
 use agent_common::decode::{DecodeError, Record, decode};
 use aya::maps::{Map, MapData, MapError, RingBuf};
@@ -40,7 +43,19 @@ impl Records {
     ///
     /// # Errors
     /// When the descriptor cannot be registered with the runtime.
-    pub fn readiness(&self) -> std::io::Result<AsyncFd<RawFd>> {
-        AsyncFd::with_interest(self.ring.as_raw_fd(), Interest::READABLE)
+    pub fn readiness(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        readiness(self.ring.as_fd())
     }
+}
+
+/// Registers a copy of a descriptor with the runtime.
+///
+/// # Errors
+/// When there are no descriptors left, or the runtime refuses it.
+#[expect(
+    deprecated,
+    reason = "unsound for types that change their descriptor; an OwnedFd does not, and the replacement is unsafe"
+)]
+pub fn readiness(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd.try_clone_to_owned()?, Interest::READABLE)
 }

@@ -1,0 +1,144 @@
+//! The command line: clap types, no logic. Names and defaults are the ones that README.md promises.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// Watches HTTP servers on this host through eBPF and reports their metrics to Apitally.
+///
+/// The servers are not touched: nothing is installed into them, and nothing of their traffic is changed.
+/// Needs root (or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE) and Linux 5.8 or newer with type information (BTF).
+#[derive(Debug, Parser)]
+#[command(name = "apitally-agent", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tells whether the agent can run here, what it would watch, and what it would not see
+    Check(CheckArgs),
+    /// Prints a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Prints the manual page (roff)
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub targets: TargetArgs,
+}
+
+/// Whom to watch.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TargetArgs {
+    /// Watch this process and its children; may be given several times
+    #[arg(long, value_name = "PID", value_delimiter = ',', action = ArgAction::Append)]
+    pub pid: Vec<u32>,
+
+    /// Watch the process that listens on this TCP port, and its children; may be given several times
+    #[arg(long, value_name = "PORT", value_delimiter = ',', action = ArgAction::Append, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Vec<u16>,
+}
+
+impl TargetArgs {
+    pub fn is_empty(&self) -> bool {
+        self.pid.is_empty() && self.port.is_empty()
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub targets: TargetArgs,
+
+    /// Client id of the app, as the Apitally dashboard shows it
+    #[arg(long, value_name = "UUID", env = "APITALLY_CLIENT_ID", hide_env_values = true)]
+    pub client_id: Option<String>,
+
+    /// Environment of the app
+    #[arg(long, value_name = "ENV", env = "APITALLY_ENV", default_value = "dev")]
+    pub env: String,
+
+    /// Where to report to
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "APITALLY_HUB_BASE_URL",
+        default_value = "https://hub.apitally.io"
+    )]
+    pub hub_url: String,
+
+    /// Version of the app, reported with the start-up message
+    #[arg(long, value_name = "VERSION")]
+    pub app_version: Option<String>,
+
+    /// Take the consumer from this request header; the first of several that a request has decides
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    pub consumer_header: Vec<String>,
+
+    /// Send the consumer as a keyed hash: auto hashes headers whose names say that they carry a secret
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ConsumerHash::Auto)]
+    pub consumer_hash: ConsumerHash,
+
+    /// What the response time ends with
+    #[arg(long, value_name = "BYTE", value_enum, default_value_t = ResponseTimeArg::LastByte)]
+    pub response_time: ResponseTimeArg,
+
+    /// Where the agent keeps its identity
+    #[arg(long, value_name = "DIR", env = "APITALLY_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Time between two reports, such as 10s; at least 100ms [default: 10s in the first hour, then 60s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub sync_interval: Option<Duration>,
+
+    /// Print each message that would be sent, as JSON lines on stdout; needs no client id
+    #[arg(long)]
+    pub dry_run: bool,
+
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// Form of the log, which goes to stderr
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Size of the ring buffer between kernel and agent, a power of two of at least a page
+    #[arg(long, value_name = "BYTES", default_value_t = agent_common::limits::RING_BYTES)]
+    pub ring_bytes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConsumerHash {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ResponseTimeArg {
+    /// As the Node clients and the newest Python client measure
+    LastByte,
+    /// As the Python client up to 0.25 measures
+    FirstByte,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,481 @@
+//! The wiring: one loop over records, ticks and signals, and an orderly end.
+
+use std::{
+    io::Write as _,
+    time::{Duration, Instant, SystemTime},
+};
+
+use agent_common::{
+    conn::TargetId,
+    decode::{DecodeError, Record},
+    drops::DropReason,
+};
+use serde::Serialize;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    config::{Config, HubTarget, SinkConfig},
+    exit::{Exit, Failure},
+    hub::{App, Condition, Hub, HubConfig, Instance, Pace, PathItem, Startup, Sync, SyncTimer},
+    pipeline::{Pipeline, PipelineConfig, counters::Counts, ledger::Ledger},
+    probe::{
+        clock,
+        host::Host,
+        load::{LoadOptions, Probe},
+        source::Records,
+    },
+    watch::{self, Target},
+};
+
+/// Records are looked at this often even when the kernel side asks for nothing.
+const POLL: Duration = Duration::from_millis(100);
+/// Housekeeping: idle connections, processes that are gone, lost records.
+const TICK: Duration = Duration::from_secs(1);
+/// How often a target that is gone is looked for, and the table of processes is checked.
+const LOOK_AROUND: u32 = 2;
+/// Records handled before anything else gets a turn.
+const BATCH: usize = 4096;
+/// SIGTERM to exit takes 5 s at most; this much of it is for draining, and this much for the hub.
+const DRAIN: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_millis(4000);
+/// Lost records are worth a line in the log this often.
+const WARN_EVERY: u32 = 10;
+
+/// Watches until it is told to stop or nothing is left to watch.
+///
+/// # Errors
+/// When it cannot begin. Once it runs, nothing that a target or the hub does ends it.
+pub async fn run(config: Config) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
+    let host = Host::inspect();
+    let obstacles = host.obstacles();
+    let Some(kernel) = host.kernel.filter(|_| obstacles.is_empty()) else {
+        return Err(Failure::Host(obstacles));
+    };
+    let specs = config.targets.iter().cloned();
+    let targets: Vec<Target> =
+        (1..).zip(specs).map(|(id, spec)| Target::find(id, spec)).collect::<Result<_, _>>()?;
+
+    let options =
+        LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
+    let (mut probe, records) = Probe::load(kernel, options)?;
+    let mut pipeline = Pipeline::new(PipelineConfig {
+        response_time: config.response_time,
+        consumers: config.consumers,
+        limits: crate::pipeline::Limits::default(),
+    });
+    let mut reports = Vec::new();
+    let mut sink = Sink::open(config.sink, config.sync_interval)?;
+    for mut target in targets {
+        pipeline.add_target(target.id, target.ports());
+        target.attach(&mut probe)?;
+        reports.push(Report::new(target, &sink, config.app_version.clone(), config.sync_interval));
+    }
+    let mut daemon = Daemon { probe, records, pipeline, reports, ticks: 0, lost_records: 0 };
+    daemon.watch(&mut signals, &mut sink).await?;
+    daemon.stop(sink).await;
+    Ok(Exit::Ok)
+}
+
+struct Daemon {
+    probe: Probe,
+    records: Records,
+    pipeline: Pipeline,
+    reports: Vec<Report>,
+    ticks: u32,
+    /// Records the kernel side could not deliver, as last logged.
+    lost_records: u64,
+}
+
+impl Daemon {
+    /// The loop. Returns when it is time to go.
+    async fn watch(&mut self, signals: &mut Signals, sink: &mut Sink) -> Result<(), Failure> {
+        let readable =
+            self.records.readiness().map_err(|error| Failure::Io { doing: "wait for records", error })?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // Whatever the reason to look, records are handled below.
+                ready = timeout(POLL, readable.readable()) => {
+                    if let Ok(Ok(mut guard)) = ready {
+                        guard.clear_ready();
+                    }
+                }
+                _ = tick.tick() => {
+                    if self.tick() == Outlook::NothingLeft {
+                        return Ok(());
+                    }
+                }
+                name = signals.next() => {
+                    info!(signal = name, "stopping");
+                    return Ok(());
+                }
+            }
+            if self.handle_records().outlook == Outlook::NothingLeft {
+                return Ok(());
+            }
+            self.report_due(sink);
+            // A busy ring is always readable; the delivery and the signals get their turn here.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Handles what waits in the ring buffer, up to a batch.
+    fn handle_records(&mut self) -> Handled {
+        let Self { records, pipeline, probe, reports, .. } = self;
+        let mut exited = false;
+        let count = records.drain(BATCH, |record| match record {
+            Ok(record) => {
+                match record {
+                    Record::ProcessForked(process) => {
+                        let parent = reports.iter().find(|report| report.target.id == process.target);
+                        debug!(
+                            pid = process.pid,
+                            target_pid = parent.map(|report| report.target.pid),
+                            "watching child"
+                        );
+                    }
+                    Record::ProcessExited(process) => {
+                        exited = true;
+                        debug!(pid = process.pid, "process exited");
+                    }
+                    Record::Data(_) | Record::End(_) | Record::Closed(_) => {}
+                }
+                pipeline.handle_event(record);
+            }
+            Err(error) => log_undecodable(error),
+        });
+        for (conn, mute) in pipeline.take_mutes() {
+            probe.mute(conn, mute);
+        }
+        for conn in pipeline.take_closed() {
+            probe.forget(conn);
+        }
+        let outlook = if exited { self.see_who_is_left() } else { Outlook::KeepWatching };
+        Handled { count, outlook }
+    }
+
+    fn see_who_is_left(&mut self) -> Outlook {
+        for report in &mut self.reports {
+            if report.target.has_ended(&self.probe) {
+                info!(pid = report.target.pid, "target is gone");
+                self.pipeline.finish_target(report.target.id);
+                report.last_words_due = true;
+            }
+        }
+        let left = |report: &Report| report.target.alive || report.target.may_return();
+        if self.reports.iter().any(left) { Outlook::KeepWatching } else { Outlook::NothingLeft }
+    }
+
+    fn tick(&mut self) -> Outlook {
+        self.ticks = self.ticks.wrapping_add(1);
+        self.pipeline.handle_tick(clock::ktime_now());
+        if self.ticks.is_multiple_of(WARN_EVERY) {
+            self.warn_of_losses();
+        }
+        if !self.ticks.is_multiple_of(LOOK_AROUND) {
+            return Outlook::KeepWatching;
+        }
+        watch::drop_dead(&mut self.probe);
+        for report in &mut self.reports {
+            if !report.target.alive && report.target.may_return() && report.target.has_returned() {
+                if let Err(error) = report.target.attach(&mut self.probe) {
+                    warn!(%error, "target came back and cannot be watched");
+                }
+                report.restart();
+            }
+        }
+        self.see_who_is_left()
+    }
+
+    fn warn_of_losses(&mut self) {
+        let lost: u64 = self
+            .probe
+            .drops()
+            .iter()
+            .filter(|(reason, _)| matches!(reason, DropReason::RingFull | DropReason::RingFullControl))
+            .map(|(_, count)| count)
+            .sum();
+        if lost > self.lost_records {
+            warn!(
+                records = lost - self.lost_records,
+                "ring buffer full, exchanges will be counted as lost; see --ring-bytes"
+            );
+            self.lost_records = lost;
+        }
+    }
+
+    /// Sends what is due. A target that is gone sends its last words, then no heartbeat.
+    fn report_due(&mut self, sink: &mut Sink) {
+        let now = Instant::now();
+        for report in &mut self.reports {
+            let heartbeat = report.target.alive && report.timer.take_due(now);
+            if heartbeat || std::mem::take(&mut report.last_words_due) {
+                report.send(&mut self.pipeline, sink);
+                let ledger = self.pipeline.ledger(report.target.id);
+                if tracing::enabled!(tracing::Level::DEBUG) {
+                    log_ledger(report.target.pid, &ledger, LedgerLine::Interim);
+                }
+            }
+        }
+    }
+
+    /// Drains, sends the last messages, says what was seen.
+    async fn stop(mut self, mut sink: Sink) {
+        let deadline = Instant::now() + DRAIN;
+        for (pid, _) in self.probe.watched() {
+            self.probe.unwatch(pid);
+        }
+        while self.handle_records().count > 0 && Instant::now() < deadline {}
+        for report in &mut self.reports {
+            self.pipeline.finish_target(report.target.id);
+            report.send(&mut self.pipeline, &mut sink);
+            let ledger = self.pipeline.ledger(report.target.id);
+            sink.ledger(report.target.pid, &ledger);
+            log_ledger(report.target.pid, &ledger, LedgerLine::Last);
+        }
+        self.warn_of_losses();
+        log_tap(&self.probe);
+        sink.close().await;
+    }
+}
+
+/// What a look into the ring buffer brought.
+struct Handled {
+    /// Records; 0 when nothing waited.
+    count: usize,
+    outlook: Outlook,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outlook {
+    KeepWatching,
+    NothingLeft,
+}
+
+/// What one target's messages are made of.
+struct Report {
+    target: Target,
+    instance: Option<Instance>,
+    timer: SyncTimer,
+    sync_interval: Option<Duration>,
+    app_version: Option<String>,
+    /// The routes the hub has been told of; None before the first start-up message.
+    announced: Option<u64>,
+    /// The target ended; what was counted since the last message is still to be sent.
+    last_words_due: bool,
+}
+
+impl Report {
+    fn new(
+        target: Target,
+        sink: &Sink,
+        app_version: Option<String>,
+        sync_interval: Option<Duration>,
+    ) -> Self {
+        let instance = sink.claim_instance(&target);
+        let timer = SyncTimer::start(Instant::now(), sync_interval);
+        Self { target, instance, timer, sync_interval, app_version, announced: None, last_words_due: false }
+    }
+
+    /// The target is there again: its watch is young again.
+    fn restart(&mut self) {
+        self.timer = SyncTimer::start(Instant::now(), self.sync_interval);
+        self.announced = None;
+    }
+
+    /// Sends the start-up message when there are new routes, and a sync.
+    fn send(&mut self, pipeline: &mut Pipeline, sink: &mut Sink) {
+        let instance = self.instance.as_ref().map(|instance| instance.uuid).unwrap_or_default();
+        let generation = pipeline.route_generation(self.target.id);
+        if self.announced != Some(generation) {
+            let routes = pipeline.routes(self.target.id).into_iter();
+            let app = App {
+                version: self.app_version.clone(),
+                routes: routes.map(|(method, path)| PathItem { method, path }).collect(),
+                ..App::default()
+            };
+            sink.startup(self.target.pid, &Startup::new(instance, app));
+            self.announced = Some(generation);
+        }
+        let counts: Counts = pipeline.take_counts(self.target.id);
+        debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
+        sink.sync(self.target.pid, &Sync::new(SystemTime::now(), instance, counts, None));
+    }
+}
+
+/// Where messages go.
+enum Sink {
+    Hub { hub: Hub, target: HubTarget, stopped: bool },
+    Stdout,
+}
+
+/// One line of `--dry-run`.
+#[derive(Serialize)]
+struct Line<'a, M> {
+    kind: &'a str,
+    target: u32,
+    message: M,
+}
+
+impl Sink {
+    fn open(config: SinkConfig, sync_interval: Option<Duration>) -> Result<Self, Failure> {
+        Ok(match config {
+            SinkConfig::Stdout => Self::Stdout,
+            SinkConfig::Hub(target) => {
+                let config =
+                    HubConfig::new(target.base_url.clone(), target.client_id.clone(), target.env.clone());
+                let hub = Hub::start(HubConfig { pace: Pace::for_interval(sync_interval), ..config })?;
+                Self::Hub { hub, target, stopped: false }
+            }
+        })
+    }
+
+    fn claim_instance(&self, target: &Target) -> Option<Instance> {
+        match self {
+            Self::Hub { target: hub, .. } => {
+                Some(Instance::claim(&hub.state_dir, &hub.client_id, &hub.env, &target.stable_name()))
+            }
+            Self::Stdout => None,
+        }
+    }
+
+    fn startup(&mut self, target: TargetId, message: &Startup) {
+        match self {
+            Self::Hub { hub, .. } => hub.send_startup(message),
+            Self::Stdout => print_line("startup", target, message),
+        }
+    }
+
+    fn sync(&mut self, target: TargetId, message: &Sync) {
+        match self {
+            Self::Hub { hub, stopped, .. } => {
+                if !*stopped && hub.state().condition == Condition::Stopped {
+                    *stopped = true;
+                    warn!(
+                        "nothing is reported any more; the targets run on unwatched by Apitally until the agent is restarted with another client id"
+                    );
+                }
+                hub.send_sync(message);
+            }
+            Self::Stdout => print_line("sync", target, message),
+        }
+    }
+
+    fn ledger(&self, target: TargetId, ledger: &Ledger) {
+        if matches!(self, Self::Stdout) {
+            let fields: serde_json::Map<String, serde_json::Value> =
+                ledger.fields().map(|(name, count)| (name.to_owned(), count.into())).collect();
+            print_line("ledger", target, fields);
+        }
+    }
+
+    async fn close(self) {
+        if let Self::Hub { hub, .. } = self {
+            let delivery = hub.finish(LAST_WORDS).await;
+            if delivery.undelivered > 0 {
+                error!(
+                    messages = delivery.undelivered,
+                    "the hub did not take the last messages, their counts are lost"
+                );
+            } else {
+                debug!(messages = delivery.delivered, "last messages delivered");
+            }
+        }
+    }
+}
+
+fn print_line(kind: &str, target: u32, message: impl Serialize) {
+    let line = serde_json::to_string(&Line { kind, target, message }).expect("messages are plain data");
+    // A reader that has gone away is no reason to stop watching; the log goes on.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+fn log_undecodable(error: DecodeError) {
+    error!(%error, "the kernel side sent a record we cannot read; please report this");
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LedgerLine {
+    Interim,
+    Last,
+}
+
+/// Every field that is not an exchange's fate is left to `--dry-run` and the pipeline's docs.
+fn log_ledger(pid: u32, ledger: &Ledger, which: LedgerLine) {
+    macro_rules! line {
+        ($level:ident) => {
+            $level!(
+                pid,
+                seen = ledger.seen,
+                reported = ledger.reported,
+                lost = ledger.lost(),
+                lost_ring_full = ledger.lost_ring_full,
+                lost_gap = ledger.lost_gap,
+                unreadable_head = ledger.unreadable_head,
+                incomplete_head = ledger.incomplete_head,
+                unmatched = ledger.unmatched,
+                excluded = ledger.excluded,
+                bad_method = ledger.bad_method,
+                path_too_long = ledger.path_too_long,
+                over_route_limit = ledger.over_route_limit,
+                over_count_limit = ledger.over_count_limit,
+                aborted_before_response = ledger.aborted_before_response,
+                upgraded = ledger.upgraded,
+                evicted_open = ledger.evicted_open,
+                open_at_exit = ledger.open_at_exit,
+                connections = ledger.connections,
+                gaps = ledger.gaps,
+                gap_bytes = ledger.gap_bytes,
+                "ledger"
+            )
+        };
+    }
+    match which {
+        LedgerLine::Interim => line!(debug),
+        LedgerLine::Last => line!(info),
+    }
+}
+
+/// What the kernel side moved and gave up since it was loaded.
+fn log_tap(probe: &Probe) {
+    let [seen, captured, muted, records] = probe.tallies().map(|(_, amount)| amount);
+    let given_up: Vec<String> = probe
+        .drops()
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| format!("{}={count}", reason.name()))
+        .collect();
+    info!(
+        records,
+        bytes_seen = seen,
+        bytes_captured = captured,
+        bytes_muted = muted,
+        given_up = given_up.join(" "),
+        "tap"
+    );
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::Io { doing: "listen for signals", error });
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

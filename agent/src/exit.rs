@@ -1,0 +1,61 @@
+//! How the agent ends: every way out has a number of its own, after sysexits.h.
+
+use std::process::ExitCode;
+
+use crate::{
+    config::ConfigError,
+    probe::{discover::DiscoverError, host::Obstacle, load::LoadError},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Ok = 0,
+    /// A bad flag, environment value or combination.
+    Usage = 64,
+    /// Cannot run here, or no such target.
+    Unavailable = 69,
+    /// An error we did not foresee.
+    Software = 70,
+    /// Not permitted.
+    NoPermission = 77,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why the agent could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{}", join(.0))]
+    Host(Vec<Obstacle>),
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Hub(#[from] crate::hub::StartError),
+    #[error("cannot {doing}: {error}")]
+    Io { doing: &'static str, error: std::io::Error },
+}
+
+impl Failure {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Usage,
+            // Permissions alone: the host could, we may not.
+            Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,
+            Self::Host(_) | Self::Discover(_) | Self::Load(_) => Exit::Unavailable,
+            Self::Hub(_) | Self::Io { .. } => Exit::Software,
+        }
+    }
+}
+
+fn join(obstacles: &[Obstacle]) -> String {
+    obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

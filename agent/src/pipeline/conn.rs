@@ -1,0 +1,307 @@
+//! Connections: which records belong together, and when to let go.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    time::Duration,
+};
+
+use agent_common::{
+    conn::{ConnId, Direction, Mute, TargetId},
+    decode::{Closed, Data, End, Process},
+    limits::ROLE_PREFIX,
+};
+
+use super::{
+    Ktime, PipelineConfig,
+    http::{
+        exchange::{Context, Ending, Exchanges, Place, Start},
+        head::MAX_HEAD,
+        parser::At,
+    },
+    stream::Stream,
+    target::Target,
+};
+
+/// Body bytes that must be certain to come before it pays to have the kernel side leave them out.
+const WORTH_MUTING: u64 = 4 * 1024;
+
+/// Between two looks for idle connections.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The targets by id.
+pub type Targets = HashMap<TargetId, Target>;
+
+/// Every connection that brought a record, up to [`super::Limits::max_connections`]. One more is ignored for
+/// good, and counted, unless idle ones can be evicted. One idle too long is evicted; if it comes back, it is
+/// one met in the middle.
+#[derive(Debug, Default)]
+pub struct ConnTracker {
+    conns: HashMap<ConnId, Connection, BuildHasherDefault<IdHasher>>,
+    /// Memory held by incomplete heads, all together.
+    buffered: usize,
+    mutes: Vec<(ConnId, Mute)>,
+    closed: Vec<ConnId>,
+    swept: Ktime,
+}
+
+#[derive(Debug)]
+struct Connection {
+    target: TargetId,
+    /// The latest process that used it.
+    pid: u32,
+    last_seen: Ktime,
+    ingress: Stream,
+    egress: Stream,
+    /// What the kernel side was asked to leave out.
+    muted: Mute,
+    /// None when nothing more is wanted from it.
+    exchanges: Option<Exchanges>,
+}
+
+impl ConnTracker {
+    pub fn handle_data(&mut self, data: &Data<'_>, targets: &mut Targets, config: &PipelineConfig) {
+        let now = Ktime(data.ktime_ns);
+        if !self.conns.contains_key(&data.conn) && !self.admit(data, targets, config) {
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(&data.conn) else { return };
+        conn.pid = data.pid;
+        conn.last_seen = now;
+        let Some(target) = targets.get_mut(&conn.target).filter(|target| !target.finished) else { return };
+        let Some(exchanges) = &mut conn.exchanges else { return };
+
+        let (stream, muted_until) = match data.direction {
+            Direction::Ingress => (&mut conn.ingress, conn.muted.ingress_until),
+            Direction::Egress => (&mut conn.egress, conn.muted.egress_until),
+        };
+        let unmuted = stream.position() >= muted_until;
+        let advance = stream.advance(data.offset, data.original_len.into(), data.bytes);
+        let ledger = &mut target.ledger;
+        ledger.stale_bytes = ledger.stale_bytes.saturating_add(advance.stale);
+        for gap in [advance.gap, advance.gap_after] {
+            if unmuted && gap > 0 {
+                ledger.gaps += 1;
+                ledger.gap_bytes = ledger.gap_bytes.saturating_add(gap);
+            }
+        }
+
+        let held = exchanges.buffered();
+        let others = self.buffered.saturating_sub(held);
+        let place =
+            Place { at: At { time: now, turn: data.turn }, begins_turn: data.call_start && data.turn_start };
+        let room = config.limits.max_buffered.saturating_sub(others).min(MAX_HEAD);
+        let mut cx = context(target, config, room);
+        match data.direction {
+            Direction::Ingress => exchanges.ingress(advance, place, &mut cx),
+            Direction::Egress => exchanges.egress(advance, place, &mut cx),
+        }
+        let mut muted = conn.muted;
+        if exchanges.over().is_some() {
+            exchanges.finish(Ending::Evicted, &mut cx);
+            conn.exchanges = None;
+            muted = Mute::FOR_GOOD;
+            self.buffered = others;
+        } else {
+            self.buffered = others.saturating_add(exchanges.buffered());
+            let (ingress, egress) = exchanges.certain();
+            if ingress > WORTH_MUTING {
+                muted.ingress_until = conn.ingress.position().saturating_add(ingress);
+            }
+            if egress > WORTH_MUTING {
+                muted.egress_until = conn.egress.position().saturating_add(egress);
+            }
+        }
+        if muted != conn.muted {
+            conn.muted = muted;
+            self.mutes.push((data.conn, muted));
+        }
+    }
+
+    pub fn handle_end(&mut self, end: &End, targets: &mut Targets, config: &PipelineConfig) {
+        let Some(conn) = self.conns.get_mut(&end.conn) else { return };
+        conn.pid = end.pid;
+        conn.last_seen = Ktime(end.ktime_ns);
+        let Some(target) = targets.get_mut(&conn.target) else { return };
+        let Some(exchanges) = &mut conn.exchanges else { return };
+        match end.direction {
+            Direction::Ingress => exchanges.end_ingress(),
+            Direction::Egress => {
+                let missing = conn.egress.advance(end.offset, 0, &[]).gap;
+                exchanges.end_egress(missing, &mut context(target, config, 0));
+            }
+        }
+    }
+
+    pub fn handle_closed(&mut self, closed: &Closed, targets: &mut Targets, config: &PipelineConfig) {
+        if let Some(mut conn) = self.conns.remove(&closed.conn) {
+            let missing = conn.egress.advance(closed.egress_end, 0, &[]).gap;
+            self.buffered =
+                self.buffered.saturating_sub(conn.finish(Ending::Closed, missing, targets, config));
+        }
+        self.closed.push(closed.conn);
+    }
+
+    /// Ends the connections that this process used last. What another one has used since lives on.
+    pub fn handle_exit(&mut self, process: &Process, targets: &mut Targets, config: &PipelineConfig) {
+        let closed = &mut self.closed;
+        let buffered = &mut self.buffered;
+        self.conns.retain(|id, conn| {
+            let ends = conn.pid == process.pid && conn.target == process.target;
+            if ends {
+                *buffered = buffered.saturating_sub(conn.finish(Ending::Closed, 0, targets, config));
+                closed.push(*id);
+            }
+            !ends
+        });
+    }
+
+    /// Evicts what has been idle too long; looks at all connections, but only every few seconds.
+    pub fn handle_tick(&mut self, now: Ktime, targets: &mut Targets, config: &PipelineConfig) {
+        if now.since(self.swept) >= SWEEP_EVERY {
+            self.sweep(now, config.limits.idle_timeout, targets, config);
+        }
+    }
+
+    pub fn finish_target(&mut self, id: TargetId, targets: &mut Targets, config: &PipelineConfig) {
+        let buffered = &mut self.buffered;
+        self.conns.retain(|_, conn| {
+            if conn.target == id {
+                *buffered = buffered.saturating_sub(conn.finish(Ending::Exit, 0, targets, config));
+            }
+            conn.target != id
+        });
+    }
+
+    pub fn take_mutes(&mut self) -> std::vec::Drain<'_, (ConnId, Mute)> {
+        self.mutes.drain(..)
+    }
+
+    pub fn take_closed(&mut self) -> std::vec::Drain<'_, ConnId> {
+        self.closed.drain(..)
+    }
+
+    pub fn count(&self, target: TargetId) -> usize {
+        self.conns.values().filter(|conn| conn.target == target).count()
+    }
+
+    /// Makes an entry for a connection that brings its first record.
+    fn admit(&mut self, data: &Data<'_>, targets: &mut Targets, config: &PipelineConfig) -> bool {
+        let now = Ktime(data.ktime_ns);
+        if targets.get(&data.target).is_none_or(|target| target.finished) {
+            return false;
+        }
+        if self.conns.len() >= config.limits.max_connections && now.since(self.swept) >= SWEEP_EVERY {
+            self.sweep(now, SWEEP_EVERY, targets, config);
+        }
+        let Some(target) = targets.get_mut(&data.target) else { return false };
+        if self.conns.len() >= config.limits.max_connections {
+            target.ledger.connections_over_limit += 1;
+            self.mutes.push((data.conn, Mute::FOR_GOOD));
+            return false;
+        }
+        target.ledger.connections += 1;
+        let mut conn = Connection {
+            target: data.target,
+            pid: data.pid,
+            last_seen: now,
+            ingress: Stream::default(),
+            egress: Stream::default(),
+            muted: Mute::default(),
+            exchanges: None,
+        };
+        if target.watches_port(data.local_port) {
+            let start = start_of(data);
+            if start == Start::Beginning {
+                conn.egress = Stream::starting_at(0);
+            }
+            conn.exchanges = Some(Exchanges::new(start, data.turn));
+        } else {
+            target.ledger.connections_other_port += 1;
+            conn.muted = Mute::FOR_GOOD;
+            self.mutes.push((data.conn, Mute::FOR_GOOD));
+        }
+        self.conns.insert(data.conn, conn);
+        true
+    }
+
+    /// Evicts what brought nothing for `idle`, or for the longer timeout if an exchange is open.
+    fn sweep(&mut self, now: Ktime, idle: Duration, targets: &mut Targets, config: &PipelineConfig) {
+        self.swept = now;
+        let buffered = &mut self.buffered;
+        self.conns.retain(|_, conn| {
+            let open = conn.exchanges.as_ref().is_some_and(Exchanges::has_open);
+            let timeout = if open { config.limits.idle_open_timeout } else { idle };
+            let stays = now.since(conn.last_seen) < timeout;
+            if !stays {
+                *buffered = buffered.saturating_sub(conn.finish(Ending::Evicted, 0, targets, config));
+            }
+            stays
+        });
+    }
+}
+
+impl Connection {
+    /// Ends all exchanges. `missing`: bytes of egress that were never seen. Memory that its incomplete heads
+    /// held, bytes.
+    fn finish(
+        &mut self,
+        ending: Ending,
+        missing: u64,
+        targets: &mut Targets,
+        config: &PipelineConfig,
+    ) -> usize {
+        let Some(mut exchanges) = self.exchanges.take() else { return 0 };
+        let held = exchanges.buffered();
+        if let Some(target) = targets.get_mut(&self.target) {
+            let mut cx = context(target, config, 0);
+            if ending == Ending::Closed {
+                exchanges.end_egress(missing, &mut cx);
+            }
+            exchanges.finish(ending, &mut cx);
+        }
+        held
+    }
+}
+
+fn context<'a>(target: &'a mut Target, config: &'a PipelineConfig, room: usize) -> Context<'a> {
+    Context { target, limits: &config.limits, response_time: config.response_time, room }
+}
+
+/// What the first record of a connection says about where we are.
+///
+/// The kernel side emits nothing before received bytes begin like a request. So on a connection met in the
+/// middle the first ingress record stands where a request may begin, at whatever position. On one seen from
+/// its start that place is position 0, or a few bytes on when there were empty lines; anywhere else, records
+/// were lost or we evicted it, and what comes may be the rest of something.
+fn start_of(data: &Data<'_>) -> Start {
+    let begins_turn = data.call_start && data.turn_start;
+    let near_start = data.offset == 0 || (data.offset <= ROLE_PREFIX as u64 && begins_turn);
+    match data.direction {
+        Direction::Ingress if data.from_start && near_start => Start::Beginning,
+        Direction::Ingress if data.call_start && !data.from_start => Start::MaybeRequest,
+        Direction::Ingress if begins_turn => Start::SomeTurn,
+        _ => Start::Middle,
+    }
+}
+
+/// Inode numbers come from a counter in the kernel that no client can steer, so mixing them is enough.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        let product = u128::from(self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}

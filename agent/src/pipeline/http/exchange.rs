@@ -1,0 +1,791 @@
+//! Pairs the requests of a connection with their responses: pipelining, 1xx, HEAD, upgrades, gaps.
+//!
+//! Both directions are parsed on their own. Requests queue; a response takes the oldest that has none, and
+//! is framed by its method. Three facts about *turns* (bursts of ingress, numbered by the kernel side) put
+//! us back in step after a gap that may hide where messages begin:
+//!
+//! - A client that does not pipeline sends a request when it has the whole response before it. So ingress
+//!   that begins a turn, and a system call, begins a request, if the turn before it brought a final response.
+//!   (After an interim 100 it is the body of the same request; so when we did not see what the turn before
+//!   brought, we wait for one more turn.)
+//! - Egress that begins a turn, and a system call, begins a response to the first request of that turn.
+//! - Turns of which nothing was parsed are exchanges that were lost, one each.
+//!
+//! Neither of the first two is believed without a complete head, and none of them on a connection that was
+//! seen to overlap turns (a request sent before the response to an earlier turn's was complete).
+
+use std::collections::VecDeque;
+
+use super::{
+    body::{Body, Reached},
+    framing::Framing,
+    head::{self, Method, NotAHead},
+    parser::{At, GapEffect, Parser, Standing, Step, Then, Verdict},
+};
+use crate::pipeline::{
+    Ktime, Limits, ResponseTime,
+    counters::Measured,
+    ledger::Cause,
+    stream::Advance,
+    target::{Outcome, Request, Target},
+};
+
+/// What a connection needs from around it while it takes a record.
+pub struct Context<'a> {
+    pub target: &'a mut Target,
+    pub limits: &'a Limits,
+    pub response_time: ResponseTime,
+    /// Bytes of incomplete heads this connection may keep, per direction.
+    pub room: usize,
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub at: At,
+    /// The record begins a system call, and its direction's part of the turn.
+    pub begins_turn: bool,
+}
+
+/// What is known when the first record of a connection is ingress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Both directions are at their beginning.
+    Beginning,
+    /// The first record of ingress is to be tried as the beginning of a request.
+    MaybeRequest,
+    /// At the beginning of a turn, which may go on with what an earlier one began.
+    SomeTurn,
+    /// Anywhere.
+    Middle,
+}
+
+/// Why no more records are wanted from a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// It began with something that is no HTTP.
+    Refused,
+    Http2,
+    /// It was HTTP and is not any more: upgraded, tunnelled, or answered in something else.
+    LeftHttp,
+    /// Too many requests wait for their responses.
+    Overflow,
+}
+
+/// Why a connection is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is closed, or the last process that used it is gone.
+    Closed,
+    /// It was idle too long.
+    Evicted,
+    /// The target is finished.
+    Exit,
+}
+
+/// The exchanges of one connection.
+#[derive(Debug)]
+pub struct Exchanges {
+    requests: Parser,
+    responses: Parser,
+    pairs: Pairs,
+}
+
+/// Which response belongs to which request.
+#[derive(Debug)]
+struct Pairs {
+    /// Open exchanges, oldest first. At most the last has an incomplete request, at most the first has an
+    /// incomplete response.
+    queue: VecDeque<Exchange>,
+    /// Every exchange that began in this turn or before is opened, or counted as lost.
+    accounted: u32,
+    /// Latest turn in which ingress was in step.
+    followed: u32,
+    /// Latest turn of any record.
+    newest_turn: u32,
+    /// Latest turn in which a final response began.
+    final_turn: Option<u32>,
+    /// Requests may have been lost in turns that are accounted for otherwise.
+    hidden_requests: bool,
+    /// A request was seen to be sent before the response to an earlier turn's was complete.
+    overlaps: bool,
+    /// No request head was complete so far.
+    virgin: bool,
+    /// The client ended its direction.
+    client_ended: bool,
+    /// A CONNECT was refused: its connection goes on with HTTP.
+    release_requests: bool,
+    over: Option<Over>,
+}
+
+#[derive(Debug)]
+struct Exchange {
+    request: Request,
+    /// When the request's head was complete.
+    head_received: At,
+    /// Latest turn that brought bytes of the request.
+    request_turn: u32,
+    request_body: RequestBody,
+    response: Option<Response>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestBody {
+    /// None, and no Content-Length either.
+    Absent,
+    /// More is to come.
+    Coming {
+        declared: Option<u64>,
+        seen: u64,
+    },
+    Complete {
+        size: u64,
+    },
+    /// It ended somewhere, after a number of bytes nobody knows.
+    Hidden,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Response {
+    status: u16,
+    first_byte: Ktime,
+    last_byte: Ktime,
+    /// Turn of its latest bytes.
+    turn: u32,
+    /// Body bytes so far.
+    size: u64,
+    state: ResponseState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResponseState {
+    /// More is to come, up to a length or a last chunk.
+    Coming,
+    /// More may come until the connection closes.
+    UntilClose,
+    Complete,
+    /// Where it ends lay in a gap. `closed`: the latest bytes look like the end of a chunked body.
+    Hidden {
+        closed: bool,
+    },
+}
+
+impl Exchanges {
+    pub fn new(start: Start, turn: u32) -> Self {
+        let (requests, responses) = match start {
+            Start::Beginning => (Parser::in_step(), Parser::in_step()),
+            Start::MaybeRequest => {
+                let mut requests = Parser::lost();
+                requests.probe();
+                (requests, Parser::lost())
+            }
+            Start::SomeTurn | Start::Middle => (Parser::lost(), Parser::lost()),
+        };
+        // Of what was before the first record nothing is known, so it is not counted.
+        let accounted = if start == Start::Middle { turn } else { turn.saturating_sub(1) };
+        let pairs = Pairs {
+            queue: VecDeque::new(),
+            accounted,
+            followed: accounted,
+            newest_turn: turn,
+            final_turn: None,
+            hidden_requests: false,
+            overlaps: false,
+            virgin: true,
+            client_ended: false,
+            release_requests: false,
+            over: None,
+        };
+        Self { requests, responses, pairs }
+    }
+
+    /// Set when no more records are wanted.
+    pub fn over(&self) -> Option<Over> {
+        self.pairs.over
+    }
+
+    /// Memory held by incomplete heads, bytes.
+    pub fn buffered(&self) -> usize {
+        self.requests.buffered().saturating_add(self.responses.buffered())
+    }
+
+    pub fn has_open(&self) -> bool {
+        !self.pairs.queue.is_empty()
+    }
+
+    /// Bytes from the current positions on that are certain to be body data: ingress, egress.
+    pub fn certain(&self) -> (u64, u64) {
+        (self.requests.certain(), self.responses.certain())
+    }
+
+    /// Takes what a record adds to ingress.
+    pub fn ingress(&mut self, advance: Advance<'_>, place: Place, cx: &mut Context<'_>) {
+        let Self { requests, responses, pairs } = self;
+        let at = place.at;
+        pairs.newest_turn = pairs.newest_turn.max(at.turn);
+        if advance.gap > 0 {
+            pairs.request_gap(requests.gap(advance.gap), Missing::before(advance), at, cx);
+        }
+        let begins = place.begins_turn && !advance.bytes.is_empty() && advance.stale == 0;
+        if begins && requests.is_lost() && pairs.proves_request(at.turn) {
+            requests.probe();
+        }
+        let (room, responses_lost) = (cx.room, responses.is_lost());
+        let mut input = advance.bytes;
+        while pairs.over.is_none() {
+            let judge = |bytes: &[u8], began: At, standing| {
+                pairs.judge_request(bytes, began, at, standing, responses_lost, cx)
+            };
+            match requests.step(&mut input, at, room, judge) {
+                Step::More => break,
+                Step::Head => {}
+                Step::Body { data, reached } => pairs.request_body(data, reached, at, cx),
+                Step::Refused(why) => pairs.request_refused(why, at, cx),
+            }
+        }
+        if advance.gap_after > 0 && pairs.over.is_none() {
+            pairs.request_gap(requests.gap(advance.gap_after), Missing::after(advance), at, cx);
+        }
+        if !requests.is_lost() || pairs.is_still_receiving() {
+            pairs.accounted = pairs.accounted.max(at.turn);
+            pairs.followed = at.turn;
+        }
+    }
+
+    /// Takes what a record adds to egress.
+    pub fn egress(&mut self, advance: Advance<'_>, place: Place, cx: &mut Context<'_>) {
+        let Self { requests, responses, pairs } = self;
+        let at = place.at;
+        pairs.newest_turn = pairs.newest_turn.max(at.turn);
+        if advance.gap > 0 {
+            pairs.response_gap(responses.gap(advance.gap), Missing::before(advance), at, cx);
+        }
+        let begins = place.begins_turn && !advance.bytes.is_empty() && advance.stale == 0;
+        if begins && responses.is_lost() && !pairs.overlaps {
+            responses.probe();
+        }
+        let (room, requests_lost) = (cx.room, requests.is_lost());
+        let mut input = advance.bytes;
+        while pairs.over.is_none() {
+            let judge = |bytes: &[u8], began: At, standing| {
+                pairs.judge_response(bytes, began, at, standing, requests_lost, cx)
+            };
+            match responses.step(&mut input, at, room, judge) {
+                Step::More => break,
+                Step::Head => {
+                    if std::mem::take(&mut pairs.release_requests) {
+                        requests.release();
+                    }
+                    pairs.settle(cx);
+                }
+                Step::Body { data, reached } => pairs.response_body(data, reached, at, cx),
+                Step::Refused(why) => pairs.response_refused(why, cx),
+            }
+        }
+        if advance.gap_after > 0 && pairs.over.is_none() {
+            pairs.response_gap(responses.gap(advance.gap_after), Missing::after(advance), at, cx);
+        }
+        pairs.touch_hidden(advance, at);
+    }
+
+    /// The client sends no more.
+    pub fn end_ingress(&mut self) {
+        self.pairs.client_ended = true;
+    }
+
+    /// The target sends no more, having sent `missing` bytes that we did not see.
+    pub fn end_egress(&mut self, missing: u64, cx: &mut Context<'_>) {
+        let Self { responses, pairs, .. } = self;
+        if missing > 0 {
+            let effect = responses.gap(missing);
+            if matches!(effect, GapEffect::Boundary { .. }) && pairs.queue.is_empty() {
+                pairs.hidden_requests = true;
+            }
+            let at = At { turn: u32::MAX, time: Ktime::default() };
+            pairs.response_gap(effect, Missing::Before, at, cx);
+        }
+        if let Some(response) = pairs.responding()
+            && response.state == ResponseState::UntilClose
+        {
+            response.state = ResponseState::Complete;
+        }
+        pairs.settle(cx);
+    }
+
+    /// Ends every exchange that is still open.
+    pub fn finish(&mut self, ending: Ending, cx: &mut Context<'_>) {
+        let Self { requests, responses, pairs } = self;
+        let client_ended = pairs.client_ended;
+        while let Some(exchange) = pairs.queue.pop_front() {
+            let cut_off = match (ending, exchange.response.map(|response| response.state)) {
+                (_, Some(ResponseState::Complete | ResponseState::Hidden { closed: true })) => None,
+                (Ending::Closed, Some(ResponseState::Hidden { .. } | ResponseState::UntilClose)) => None,
+                (Ending::Closed, Some(ResponseState::Coming)) => {
+                    cx.target.ledger.aborted_responses += 1;
+                    None
+                }
+                (Ending::Closed, None) if responses.is_lost() => Some(Cause::LostGap),
+                (Ending::Closed, None) => Some(Cause::AbortedBeforeResponse),
+                (Ending::Evicted, _) => Some(Cause::EvictedOpen),
+                (Ending::Exit, _) => Some(Cause::OpenAtExit),
+            };
+            match cut_off {
+                None => exchange.report(client_ended, cx),
+                Some(cause) => cx.target.close(exchange.request, Outcome::Lost(cause)),
+            }
+        }
+        if pairs.over.is_some() {
+            return;
+        }
+        if requests.is_in_head() {
+            cx.target.lose(Cause::IncompleteHead, 1);
+        }
+        if requests.is_lost() {
+            pairs.account_through(pairs.newest_turn, cx);
+        }
+        pairs.account_hidden(cx);
+    }
+}
+
+/// Which part of a record is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// Bytes before the record's first.
+    Before,
+    /// Bytes before the record, which holds none and says when its position was reached.
+    Announced,
+    /// Bytes after those that were captured.
+    After,
+    /// All bytes of the record.
+    Unread,
+}
+
+impl Missing {
+    fn before(advance: Advance<'_>) -> Self {
+        if advance.bytes.is_empty() && advance.gap_after == 0 { Self::Announced } else { Self::Before }
+    }
+
+    fn after(advance: Advance<'_>) -> Self {
+        if advance.bytes.is_empty() { Self::Unread } else { Self::After }
+    }
+}
+
+impl Pairs {
+    /// Whether ingress that begins `turn` can only begin a request, see the head of this file.
+    fn proves_request(&self, turn: u32) -> bool {
+        !self.overlaps && self.final_turn.is_some_and(|last| last >= turn.saturating_sub(1))
+    }
+
+    /// Whether ingress we cannot follow is still the body of the last request.
+    fn is_still_receiving(&self) -> bool {
+        let last = self.queue.back();
+        last.is_some_and(|last| last.request_body == RequestBody::Hidden && last.response.is_none())
+    }
+
+    /// Counts one lost exchange for each turn up to `turn` that is not accounted for.
+    fn account_through(&mut self, turn: u32, cx: &mut Context<'_>) {
+        let missed = turn.saturating_sub(self.accounted);
+        if missed > 0 {
+            cx.target.lose(Cause::LostGap, missed.into());
+            self.accounted = turn;
+            self.hidden_requests = false;
+        }
+    }
+
+    /// Counts one lost exchange where at least one is known to be.
+    fn account_hidden(&mut self, cx: &mut Context<'_>) {
+        if std::mem::take(&mut self.hidden_requests) {
+            cx.target.lose(Cause::LostGap, 1);
+        }
+    }
+
+    fn judge_request(
+        &mut self,
+        bytes: &[u8],
+        began: At,
+        at: At,
+        standing: Standing,
+        responses_lost: bool,
+        cx: &mut Context<'_>,
+    ) -> Verdict {
+        if self.virgin {
+            match head::proxy_line(bytes) {
+                Ok(length) => return Verdict::Skip { length },
+                Err(NotAHead::Partial) => return Verdict::Partial,
+                Err(_) => {}
+            }
+        }
+        let mut fields = head::field_room();
+        let head = match head::parse_request(bytes, &mut fields) {
+            Ok(head) => head,
+            Err(NotAHead::Partial) => return Verdict::Partial,
+            Err(why) => return Verdict::Refused(why),
+        };
+        let length = head.length;
+        let (request_body, then) = match head.body.of_request() {
+            _ if head.method == Some(Method::CONNECT) => (RequestBody::Absent, Then::Hold),
+            Ok(Framing::None) => (RequestBody::Absent, Then::Message),
+            Ok(Framing::Length(0)) => (RequestBody::Complete { size: 0 }, Then::Message),
+            Ok(Framing::Length(length)) => {
+                (RequestBody::Coming { declared: Some(length), seen: 0 }, Then::Body(Body::Length(length)))
+            }
+            Ok(Framing::Chunked) => {
+                (RequestBody::Coming { declared: None, seen: 0 }, Then::Body(Body::CHUNKED))
+            }
+            Ok(Framing::UntilClose | Framing::Tunnel) | Err(_) => {
+                return Verdict::Refused(NotAHead::Malformed);
+            }
+        };
+        if standing == Standing::Probing {
+            self.account_through(began.turn.saturating_sub(1), cx);
+            self.account_hidden(cx);
+        }
+        self.accounted = self.accounted.max(at.turn);
+        self.virgin = false;
+        if responses_lost {
+            // Their responses are over: the client went on.
+            let earlier = self.queue.iter().take_while(|it| it.request_turn < began.turn).count();
+            self.flush(earlier, cx);
+        }
+        if self.queue.len() >= cx.limits.max_pipelined || cx.target.open_exchanges() >= cx.limits.max_open {
+            cx.target.lose(Cause::EvictedOpen, 1);
+            self.over = Some(Over::Overflow);
+            return Verdict::Head { length, then: Then::Lost };
+        }
+        self.queue.push_back(Exchange {
+            request: cx.target.open(&head),
+            head_received: at,
+            request_turn: at.turn,
+            request_body,
+            response: None,
+        });
+        Verdict::Head { length, then }
+    }
+
+    fn request_refused(&mut self, why: NotAHead, at: At, cx: &mut Context<'_>) {
+        match why {
+            NotAHead::Http2 if self.virgin => {
+                cx.target.ledger.connections_http2 += 1;
+                self.over = Some(Over::Http2);
+            }
+            NotAHead::Foreign if self.virgin => {
+                cx.target.ledger.connections_refused += 1;
+                self.over = Some(Over::Refused);
+            }
+            _ => {
+                cx.target.lose(Cause::UnreadableHead, 1);
+                self.accounted = self.accounted.max(at.turn);
+                self.virgin = false;
+            }
+        }
+    }
+
+    fn request_body(&mut self, data: u64, reached: Reached, at: At, cx: &mut Context<'_>) {
+        let Some(last) = self.queue.back_mut() else { return };
+        last.request_turn = at.turn;
+        if let RequestBody::Coming { seen, .. } = &mut last.request_body {
+            *seen = seen.saturating_add(data);
+            let size = *seen;
+            match reached {
+                Reached::Inside => return,
+                Reached::End => last.request_body = RequestBody::Complete { size },
+                Reached::Hidden => last.request_body = RequestBody::Hidden,
+            }
+        }
+        self.settle(cx);
+    }
+
+    fn request_gap(&mut self, effect: GapEffect, missing: Missing, at: At, cx: &mut Context<'_>) {
+        // In which turn bytes before the record moved is not known: the request was last seen when it was.
+        let seen = self.queue.back().map_or(at.turn, |last| last.request_turn);
+        let at = if missing == Missing::Before { At { turn: seen, ..at } } else { at };
+        match effect {
+            GapEffect::Inside { data: 0 } => {}
+            GapEffect::Inside { data } => self.request_body(data, Reached::Inside, at, cx),
+            GapEffect::BodyEnd { data, beyond } => {
+                self.request_body(data, Reached::End, at, cx);
+                self.hidden_requests |= beyond > 0;
+            }
+            GapEffect::BodyHidden => self.request_body(0, Reached::Hidden, at, cx),
+            GapEffect::Boundary { begun: true } => cx.target.lose(Cause::LostGap, 1),
+            GapEffect::Boundary { begun: false } if missing == Missing::Unread => {
+                cx.target.lose(Cause::UnreadableHead, 1);
+                self.accounted = self.accounted.max(at.turn);
+            }
+            // Unless what was lost has been counted by its responses already.
+            GapEffect::Boundary { begun: false } => self.hidden_requests |= self.accounted <= self.followed,
+        }
+    }
+
+    fn judge_response(
+        &mut self,
+        bytes: &[u8],
+        began: At,
+        at: At,
+        standing: Standing,
+        requests_lost: bool,
+        cx: &mut Context<'_>,
+    ) -> Verdict {
+        let head = match head::parse_response(bytes) {
+            Ok(head) => head,
+            Err(NotAHead::Partial) => return Verdict::Partial,
+            Err(why) => return Verdict::Refused(why),
+        };
+        let (length, status) = (head.length, head.status);
+        let aligned = standing == Standing::InStep || self.realign(began.turn, cx);
+        if (100..200).contains(&status) && status != 101 {
+            if began.turn > self.accounted {
+                // Of an exchange that goes on in the next turn, where it is counted.
+                self.account_through(began.turn.saturating_sub(1), cx);
+                self.accounted = began.turn;
+                self.hidden_requests = true;
+            }
+            return Verdict::Head { length, then: if aligned { Then::Message } else { Then::Lost } };
+        }
+        self.final_turn = Some(began.turn);
+        if !aligned {
+            // While a request is coming in, this turn may be a part of it; ingress will tell.
+            if !self.queue.back().is_some_and(Exchange::is_receiving) {
+                self.account_through(began.turn, cx);
+            }
+            return Verdict::Head { length, then: Then::Lost };
+        }
+        let answered = self.queue.iter().take_while(|it| it.response.is_some()).count();
+        let asked = self.queue.get(answered).is_some_and(|it| it.head_received.turn <= began.turn);
+        if !asked {
+            return Verdict::Head { length, then: self.unasked(&head, began.turn, requests_lost, cx) };
+        }
+        // A later response begins: whatever the earlier ones waited for does not matter any more.
+        self.flush(answered, cx);
+        self.note_overlap();
+        Verdict::Head { length, then: self.answer(&head, began, at, cx) }
+    }
+
+    /// A response whose request we do not know. Unless it can be framed without, its direction is lost.
+    fn unasked(
+        &mut self,
+        head: &head::ResponseHead,
+        turn: u32,
+        requests_lost: bool,
+        cx: &mut Context<'_>,
+    ) -> Then {
+        if turn > self.accounted {
+            self.account_through(turn, cx);
+            return Then::Lost;
+        }
+        if requests_lost {
+            self.account_hidden(cx);
+            return Then::Lost;
+        }
+        cx.target.ledger.responses_without_request += 1;
+        match head.body.of_response(None, head.status) {
+            Ok(Framing::None | Framing::Length(0)) => Then::Message,
+            // Whether a body follows depends on a method that we do not know: a request whose loss nothing has
+            // shown yet may have been HEAD.
+            Ok(_) | Err(_) => Then::Lost,
+        }
+    }
+
+    /// Gives the oldest request its response.
+    fn answer(&mut self, head: &head::ResponseHead, began: At, at: At, cx: &mut Context<'_>) -> Then {
+        let Some(first) = self.queue.front_mut() else { return Then::Lost };
+        let method = first.request.method;
+        let (state, then) = match head.body.of_response(method, head.status) {
+            Ok(Framing::Tunnel) => {
+                self.over = Some(Over::LeftHttp);
+                self.give_up(Cause::Upgraded, cx);
+                return Then::Lost;
+            }
+            Err(_) => {
+                if let Some(first) = self.queue.pop_front() {
+                    cx.target.close(first.request, Outcome::Lost(Cause::UnreadableHead));
+                }
+                return Then::Lost;
+            }
+            Ok(Framing::None | Framing::Length(0)) => (ResponseState::Complete, Then::Message),
+            Ok(Framing::Length(length)) => (ResponseState::Coming, Then::Body(Body::Length(length))),
+            Ok(Framing::Chunked) => (ResponseState::Coming, Then::Body(Body::CHUNKED)),
+            Ok(Framing::UntilClose) => (ResponseState::UntilClose, Then::Body(Body::UntilClose)),
+        };
+        self.release_requests = method == Some(Method::CONNECT);
+        first.response = Some(Response {
+            status: head.status,
+            first_byte: began.time,
+            last_byte: at.time,
+            turn: at.turn,
+            size: 0,
+            state,
+        });
+        then
+    }
+
+    fn response_refused(&mut self, why: NotAHead, cx: &mut Context<'_>) {
+        if why == NotAHead::Foreign && self.final_turn.is_none() && !self.queue.is_empty() {
+            self.over = Some(Over::LeftHttp);
+            self.give_up(Cause::UnreadableHead, cx);
+        } else {
+            self.lose_oldest(Cause::UnreadableHead, cx);
+        }
+    }
+
+    fn response_body(&mut self, data: u64, reached: Reached, at: At, cx: &mut Context<'_>) {
+        let Some(response) = self.responding() else { return };
+        response.size = response.size.saturating_add(data);
+        response.last_byte = at.time;
+        response.turn = at.turn;
+        match reached {
+            Reached::Inside => {}
+            Reached::End => response.state = ResponseState::Complete,
+            Reached::Hidden => response.state = ResponseState::Hidden { closed: false },
+        }
+        self.note_overlap();
+        self.settle(cx);
+    }
+
+    fn response_gap(&mut self, effect: GapEffect, missing: Missing, at: At, cx: &mut Context<'_>) {
+        if effect == (GapEffect::Boundary { begun: false }) && missing == Missing::Unread {
+            self.lose_oldest(Cause::UnreadableHead, cx);
+        }
+        let Some(response) = self.responding() else { return };
+        match effect {
+            GapEffect::Boundary { .. } => {}
+            GapEffect::BodyHidden => response.state = ResponseState::Hidden { closed: false },
+            GapEffect::Inside { data } => {
+                response.size = response.size.saturating_add(data);
+                if missing != Missing::Before {
+                    response.last_byte = at.time;
+                    response.turn = at.turn;
+                }
+            }
+            GapEffect::BodyEnd { data, .. } => {
+                response.size = response.size.saturating_add(data);
+                // When a record of a later turn shows that the body is over, it ended some time before that:
+                // the latest byte that was seen is the honest answer, not the client's pause.
+                if missing != Missing::Before || response.turn == at.turn {
+                    response.last_byte = at.time;
+                }
+                response.state = ResponseState::Complete;
+            }
+        }
+        self.settle(cx);
+    }
+
+    /// Keeps the time of the latest byte of a response whose end is hidden.
+    fn touch_hidden(&mut self, advance: Advance<'_>, at: At) {
+        let alone = self.queue.len() == 1;
+        let Some(first) = self.queue.front_mut().filter(|_| alone) else { return };
+        let receiving = first.is_receiving();
+        if let Some(response) = &mut first.response
+            && let ResponseState::Hidden { closed } = &mut response.state
+            && (response.turn == at.turn || receiving)
+        {
+            *closed = advance.gap_after == 0 && advance.bytes.ends_with(b"0\r\n\r\n");
+            response.last_byte = at.time;
+            response.turn = at.turn;
+        }
+    }
+
+    /// The response that is coming in.
+    fn responding(&mut self) -> Option<&mut Response> {
+        self.queue
+            .iter_mut()
+            .filter_map(|it| it.response.as_mut())
+            .find(|it| matches!(it.state, ResponseState::Coming | ResponseState::UntilClose))
+    }
+
+    /// Called with bytes of the oldest response, in step: did the client send more before it was complete?
+    fn note_overlap(&mut self) {
+        if let (Some(first), Some(last)) = (self.queue.front(), self.queue.back())
+            && self.queue.len() > 1
+            && last.head_received.turn > first.request_turn
+        {
+            self.overlaps = true;
+        }
+    }
+
+    /// Finds the request that a response in `turn` answers, when the response begins that turn's egress. Those
+    /// before it have had their responses, in a gap.
+    fn realign(&mut self, turn: u32, cx: &mut Context<'_>) -> bool {
+        let spans = |it: &Exchange| it.head_received.turn <= turn && it.request_turn >= turn;
+        match self.queue.iter().position(spans) {
+            Some(index) if self.queue.get(index).is_some_and(|it| it.response.is_none()) => {
+                self.flush(index, cx);
+                true
+            }
+            Some(_) => false,
+            None => {
+                let over = |it: &&Exchange| it.request_turn < turn && !it.is_receiving();
+                let earlier = self.queue.iter().take_while(over).count();
+                self.flush(earlier, cx);
+                false
+            }
+        }
+    }
+
+    /// Closes the oldest `count` exchanges, as nothing more will be seen of them.
+    fn flush(&mut self, count: usize, cx: &mut Context<'_>) {
+        for exchange in self.queue.drain(..count.min(self.queue.len())) {
+            if exchange.response.is_some() {
+                exchange.report(self.client_ended, cx);
+            } else {
+                cx.target.close(exchange.request, Outcome::Lost(Cause::LostGap));
+            }
+        }
+    }
+
+    /// Closes the oldest exchange that has no response.
+    fn lose_oldest(&mut self, cause: Cause, cx: &mut Context<'_>) {
+        let oldest = self.queue.iter().position(|it| it.response.is_none());
+        if let Some(exchange) = oldest.and_then(|oldest| self.queue.remove(oldest)) {
+            cx.target.close(exchange.request, Outcome::Lost(cause));
+        }
+    }
+
+    /// Closes all exchanges.
+    fn give_up(&mut self, cause: Cause, cx: &mut Context<'_>) {
+        for exchange in self.queue.drain(..) {
+            cx.target.close(exchange.request, Outcome::Lost(cause));
+        }
+    }
+
+    /// Reports the oldest exchanges, as far as they are complete.
+    fn settle(&mut self, cx: &mut Context<'_>) {
+        while let Some(first) = self.queue.front()
+            && first.response.is_some_and(|it| it.state == ResponseState::Complete)
+            && !first.is_receiving()
+            && let Some(first) = self.queue.pop_front()
+        {
+            first.report(self.client_ended, cx);
+        }
+    }
+}
+
+impl Exchange {
+    /// The request is not complete, and we follow it.
+    fn is_receiving(&self) -> bool {
+        matches!(self.request_body, RequestBody::Coming { .. })
+    }
+
+    /// Counts an exchange that has a status. What was not read of a request's body counts as declared: it is
+    /// what the client said it sends, and the target chose not to read it. Unless the client went away.
+    fn report(self, client_ended: bool, cx: &mut Context<'_>) {
+        let Some(response) = self.response else { return };
+        let request_size = match self.request_body {
+            RequestBody::Absent | RequestBody::Hidden => None,
+            RequestBody::Complete { size } => Some(size),
+            RequestBody::Coming { declared: Some(declared), .. } if !client_ended => Some(declared),
+            RequestBody::Coming { seen, .. } => Some(seen),
+        };
+        let response_size = match response.state {
+            ResponseState::Hidden { .. } => None,
+            _ => Some(response.size),
+        };
+        let end = match cx.response_time {
+            ResponseTime::LastByte => response.last_byte,
+            ResponseTime::FirstByte => response.first_byte,
+        };
+        let response_time = end.since(self.head_received.time);
+        let measured = Measured { response_time, request_size, response_size };
+        cx.target.close(self.request, Outcome::Answered { status: response.status, measured });
+    }
+}

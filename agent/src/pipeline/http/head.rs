@@ -1,0 +1,271 @@
+//! Start lines and fields. Heads are parsed where they lie; nothing of them is kept.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Header, ParserConfig};
+
+use super::framing::BodyFields;
+
+/// Fields of one head. A head with more is refused.
+pub const MAX_FIELDS: usize = 128;
+
+/// Bytes of one head, start line included. A longer one is refused.
+pub const MAX_HEAD: usize = 64 * 1024;
+
+/// Longest PROXY protocol v1 line, its line end included, bytes (section 2.1 of that specification).
+const MAX_PROXY_LINE: usize = 107;
+
+/// A request method, upper case, `[A-Z-]{1,16}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Method {
+    /// Padded with zeros.
+    bytes: [u8; 16],
+}
+
+impl Method {
+    pub const GET: Method = Method::known(b"GET");
+    pub const HEAD: Method = Method::known(b"HEAD");
+    pub const OPTIONS: Method = Method::known(b"OPTIONS");
+    pub const CONNECT: Method = Method::known(b"CONNECT");
+
+    /// Turned to upper case; None for what the hub does not take.
+    pub fn new(name: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        if name.is_empty() || name.len() > bytes.len() {
+            return None;
+        }
+        for (slot, byte) in bytes.iter_mut().zip(name.bytes()) {
+            *slot = byte.to_ascii_uppercase();
+            if !slot.is_ascii_uppercase() && *slot != b'-' {
+                return None;
+            }
+        }
+        Some(Self { bytes })
+    }
+
+    const fn known(name: &[u8]) -> Self {
+        let mut bytes = [0; 16];
+        let (start, _) = bytes.split_at_mut(name.len());
+        start.copy_from_slice(name);
+        Self { bytes }
+    }
+
+    pub fn as_str(&self) -> &str {
+        let length = self.bytes.iter().position(|&byte| byte == 0).unwrap_or(self.bytes.len());
+        self.bytes.get(..length).and_then(|name| str::from_utf8(name).ok()).unwrap_or_default()
+    }
+}
+
+/// A complete request head.
+#[derive(Debug)]
+pub struct RequestHead<'a> {
+    /// Bytes, up to and including the empty line.
+    pub length: usize,
+    /// None for a method the hub does not take.
+    pub method: Option<Method>,
+    /// Path as it was sent, without query; None when the target is none (`*`, an authority).
+    pub path: Option<&'a str>,
+    pub body: BodyFields,
+    pub fields: &'a [Header<'a>],
+}
+
+/// A complete response head.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseHead {
+    /// Bytes, up to and including the empty line.
+    pub length: usize,
+    pub status: u16,
+    pub body: BodyFields,
+}
+
+/// Why bytes are not a whole head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAHead {
+    /// It goes on in bytes that have not come yet.
+    Partial,
+    /// The start line is HTTP/1.x; something in it or after it breaks the rules or our bounds.
+    Malformed,
+    /// The preface of HTTP/2 (RFC 9113 section 3.4).
+    Http2,
+    /// Not HTTP.
+    Foreign,
+}
+
+/// Room for the fields of a head, on the stack of whoever parses.
+pub type FieldRoom<'a> = [MaybeUninit<Header<'a>>; MAX_FIELDS];
+
+pub const fn field_room<'a>() -> FieldRoom<'a> {
+    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+}
+
+/// Reads a request head from the front of `bytes`.
+///
+/// # Errors
+/// When there is no whole head, see [`NotAHead`].
+pub fn parse_request<'a>(bytes: &'a [u8], room: &'a mut FieldRoom<'a>) -> Result<RequestHead<'a>, NotAHead> {
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, room) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Err(NotAHead::Partial),
+        Err(_) => return Err(name_the_fault(bytes, is_request_line)),
+    };
+    let mut body = BodyFields::default();
+    for field in request.headers.iter() {
+        body.add(field.name, field.value);
+    }
+    Ok(RequestHead {
+        length,
+        method: Method::new(request.method.unwrap_or_default()),
+        path: path_of(request.path.unwrap_or_default()),
+        body,
+        fields: request.headers,
+    })
+}
+
+/// Reads a response head from the front of `bytes`.
+///
+/// # Errors
+/// When there is no whole head, see [`NotAHead`].
+pub fn parse_response(bytes: &[u8]) -> Result<ResponseHead, NotAHead> {
+    // httparse skips empty lines here, and would wait for more of what cannot become a response.
+    let known = b"HTTP/1.".iter().zip(bytes).all(|(want, got)| want == got);
+    if !known {
+        return Err(NotAHead::Foreign);
+    }
+    let mut room = field_room();
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default()
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .parse_response_with_uninit_headers(&mut response, bytes, &mut room);
+    let length = match parsed {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Err(NotAHead::Partial),
+        Err(_) => return Err(NotAHead::Malformed),
+    };
+    let status = response.code.filter(|status| (100..1000).contains(status)).ok_or(NotAHead::Malformed)?;
+    let mut body = BodyFields::default();
+    for field in response.headers.iter() {
+        body.add(field.name, field.value);
+    }
+    Ok(ResponseHead { length, status, body })
+}
+
+/// Bytes of the PROXY protocol v1 line that `bytes` begin with.
+///
+/// # Errors
+/// `Partial` while it may still become one, `Foreign` when there is none.
+pub fn proxy_line(bytes: &[u8]) -> Result<usize, NotAHead> {
+    let may_be = b"PROXY ".iter().zip(bytes).all(|(want, got)| want == got);
+    if !may_be {
+        return Err(NotAHead::Foreign);
+    }
+    match bytes.iter().take(MAX_PROXY_LINE).position(|&byte| byte == b'\n') {
+        Some(end) => Ok(end + 1),
+        None if bytes.len() < MAX_PROXY_LINE => Err(NotAHead::Partial),
+        None => Err(NotAHead::Foreign),
+    }
+}
+
+/// What is wrong with a request head that the parser refused. While the first line has no end, more bytes
+/// are waited for, so that the answer does not depend on how the bytes were cut into records.
+fn name_the_fault(bytes: &[u8], is_start_line: fn(&[u8]) -> bool) -> NotAHead {
+    let Some(line) = bytes.split(|&byte| byte == b'\n').next().filter(|line| line.len() < bytes.len()) else {
+        return NotAHead::Partial;
+    };
+    if line.starts_with(b"PRI * HTTP/2") {
+        NotAHead::Http2
+    } else if is_start_line(line) {
+        NotAHead::Malformed
+    } else {
+        NotAHead::Foreign
+    }
+}
+
+/// Ends like a request line of HTTP/1.x: the head is HTTP, whatever is wrong with it.
+fn is_request_line(line: &[u8]) -> bool {
+    let version = line.trim_ascii_end().rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'])
+}
+
+/// Path of a request target (RFC 9112 section 3.2), without query and fragment.
+fn path_of(target: &str) -> Option<&str> {
+    let path = if target.starts_with('/') {
+        target
+    } else {
+        let (scheme, rest) = target.split_once("://")?;
+        if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return None;
+        }
+        match rest.find(['/', '?', '#']) {
+            Some(at) => rest.get(at..).filter(|path| path.starts_with('/')).unwrap_or("/"),
+            None => "/",
+        }
+    };
+    path.split(['?', '#']).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_upper_case_and_short() {
+        let check = |name, want: Option<&str>| {
+            assert_eq!(Method::new(name).as_ref().map(Method::as_str), want, "{name}");
+        };
+        check("GET", Some("GET"));
+        check("m-search", Some("M-SEARCH"));
+        check("ABCDEFGHIJKLMNOP", Some("ABCDEFGHIJKLMNOP"));
+        check("ABCDEFGHIJKLMNOPQ", None);
+        check("GET1", None);
+        check("", None);
+    }
+
+    #[test]
+    fn the_path_is_taken_from_every_form_of_target() {
+        let check = |target, want| assert_eq!(path_of(target), want, "{target}");
+        check("/a/b?x=/y#z", Some("/a/b"));
+        check("/a#b?c", Some("/a"));
+        check("/?", Some("/"));
+        check("http://h/a?b", Some("/a"));
+        check("http://h", Some("/"));
+        check("http://h?x=/y", Some("/"));
+        check("//double/x", Some("//double/x"));
+        check("*", None);
+        check("host:443", None);
+        check("a", None);
+    }
+
+    #[test]
+    fn what_is_no_head_is_named() {
+        let check = |bytes: &str, want| {
+            assert_eq!(parse_request(bytes.as_bytes(), &mut field_room()).err(), want, "{bytes:?}");
+        };
+        check("GET / HTTP/1.1\r\n\r\n", None);
+        check("GET / HTTP/1.0\n\n", None);
+        check("G", Some(NotAHead::Partial));
+        check("GET / HTTP/1.1\r\nhost: x\r\n", Some(NotAHead::Partial));
+        check("GET foo\r\n", Some(NotAHead::Foreign));
+        check("GET foo", Some(NotAHead::Partial));
+        check("GET / HTTP/1.1\r\nbad field: x\r\n\r\n", Some(NotAHead::Malformed));
+        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(NotAHead::Http2));
+        check(
+            &format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1)),
+            Some(NotAHead::Malformed),
+        );
+        assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\n a").err(), Some(NotAHead::Malformed));
+        assert_eq!(parse_response(b"HTTP/2").err(), Some(NotAHead::Foreign));
+        assert_eq!(parse_response(b"HT").err(), Some(NotAHead::Partial));
+        assert_eq!(parse_response(b"HTTP/1.1 099 X\r\n\r\n").err(), Some(NotAHead::Malformed));
+        assert!(parse_response(b"HTTP/1.1 200\r\na: b\r\n  folded\r\n\r\n").is_ok());
+    }
+
+    #[test]
+    fn a_proxy_line_is_found_at_the_front() {
+        assert_eq!(proxy_line(b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\nGET"), Ok(32));
+        assert_eq!(proxy_line(b"PROXY TCP4"), Err(NotAHead::Partial));
+        assert_eq!(proxy_line(b"POST /"), Err(NotAHead::Foreign));
+        assert_eq!(proxy_line(&[b"PROXY ".as_slice(), &[b'x'; 200]].concat()), Err(NotAHead::Foreign));
+    }
+}

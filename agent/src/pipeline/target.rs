@@ -1,0 +1,194 @@
+//! One target's account: takes exchanges when they open, and turns them into counts when they close.
+
+use std::sync::Arc;
+
+use super::{
+    Limits,
+    consumer::{ConsumerId, ConsumerRules, Consumers, Identified},
+    counters::{Counted, Counters, Counts, Key, Measured},
+    http::head::{Method, RequestHead},
+    ledger::{Cause, Ledger},
+    route::{Found, RouteId, Routes, Settle},
+};
+
+/// Pairs of method and route that [`Target::shown`] lists; later ones are counted and not listed.
+const MAX_SHOWN: usize = 8192;
+
+/// Routes, consumers, counters and ledger of one target.
+#[derive(Debug)]
+pub struct Target {
+    /// Local ports that count; empty for every port.
+    ports: Vec<u16>,
+    routes: Routes,
+    consumers: Consumers,
+    counters: Counters,
+    pub ledger: Ledger,
+    /// Exchanges opened and not closed.
+    open: u64,
+    /// Method and route of every row there ever was, in order of appearance.
+    shown: Vec<(Method, RouteId)>,
+    /// Nothing is taken any more.
+    pub finished: bool,
+    #[cfg(test)]
+    pub reported: Vec<String>,
+}
+
+/// What is kept of a request while its exchange is open.
+#[derive(Debug)]
+pub struct Request {
+    /// None for a method the hub does not take.
+    pub method: Option<Method>,
+    /// None when the target of the request is no path.
+    found: Option<Found>,
+    consumer: Option<ConsumerId>,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Answered { status: u16, measured: Measured },
+    Lost(Cause),
+}
+
+impl Target {
+    pub fn new(ports: Vec<u16>, rules: Arc<ConsumerRules>, limits: &Limits) -> Self {
+        Self {
+            ports,
+            routes: Routes::new(limits.max_routes),
+            consumers: Consumers::new(rules, limits.max_consumers),
+            counters: Counters::new(limits.max_rows),
+            ledger: Ledger::default(),
+            open: 0,
+            shown: Vec::new(),
+            finished: false,
+            #[cfg(test)]
+            reported: Vec::new(),
+        }
+    }
+
+    pub fn watches_port(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.contains(&port)
+    }
+
+    /// An exchange has begun. Whoever gets the request hands it back to [`Target::close`], once.
+    pub fn open(&mut self, head: &RequestHead<'_>) -> Request {
+        self.ledger.seen += 1;
+        self.open += 1;
+        let consumer = match self.consumers.identify(head.fields) {
+            Identified::Consumer(id) => Some(id),
+            Identified::Nobody => None,
+            Identified::NoRoom => {
+                self.ledger.consumers_over_limit += 1;
+                None
+            }
+        };
+        let found = head.path.map(|path| self.routes.find(path));
+        Request { method: head.method, found, consumer }
+    }
+
+    pub fn close(&mut self, request: Request, outcome: Outcome) {
+        self.open = self.open.saturating_sub(1);
+        match self.account(request, outcome) {
+            None => self.ledger.reported += 1,
+            Some(cause) => self.ledger.add(cause, 1),
+        }
+    }
+
+    /// `count` exchanges that never opened: we know of them, and what became of them.
+    pub fn lose(&mut self, cause: Cause, count: u64) {
+        self.ledger.seen = self.ledger.seen.saturating_add(count);
+        self.ledger.add(cause, count);
+    }
+
+    /// Exchanges open right now.
+    pub fn open_exchanges(&self) -> u64 {
+        self.open
+    }
+
+    /// The promise of [`Ledger`].
+    pub fn adds_up(&self) -> bool {
+        let known = [self.ledger.reported, self.ledger.lost(), self.open];
+        self.ledger.seen == known.iter().fold(0, |sum: u64, count| sum.saturating_add(*count))
+    }
+
+    pub fn take_counts(&mut self) -> Counts {
+        let (consumers, routes) = (&self.consumers, &self.routes);
+        self.counters
+            .take(|id| consumers.identifier(id).map(str::to_owned), |id| routes.template(id).to_owned())
+    }
+
+    /// Method and template of every row there ever was, without HEAD and OPTIONS, in order of appearance.
+    pub fn shown(&self) -> Vec<(String, String)> {
+        let shown = self.shown.iter();
+        shown
+            .map(|(method, route)| (method.as_str().to_owned(), self.routes.template(*route).to_owned()))
+            .collect()
+    }
+
+    /// Moves when the list of [`Target::shown`] grows.
+    pub fn generation(&self) -> u64 {
+        self.shown.len() as u64
+    }
+
+    /// Counts an exchange, or says why it is not counted.
+    fn account(&mut self, request: Request, outcome: Outcome) -> Option<Cause> {
+        let Request { method, found, consumer } = request;
+        let (status, measured) = match outcome {
+            Outcome::Answered { status, measured } => (status, measured),
+            Outcome::Lost(cause) => {
+                if let Some(Found::Candidate(candidate)) = found {
+                    self.routes.settle(candidate, Settle::Drop);
+                }
+                return Some(cause);
+            }
+        };
+        let refused = match method {
+            None => Some(Cause::BadMethod),
+            Some(Method::OPTIONS | Method::CONNECT) => Some(Cause::Excluded),
+            Some(_) => None,
+        };
+        let confirms = if status == 404 || refused.is_some() { Settle::Drop } else { Settle::Confirm };
+        let route = match found {
+            None => Err(Cause::Excluded),
+            Some(Found::TooLong) => Err(Cause::PathTooLong),
+            Some(Found::NoRoom) if status == 404 => Err(Cause::Unmatched),
+            Some(Found::NoRoom) => Err(Cause::OverRouteLimit),
+            Some(Found::Route(route)) => Ok(route),
+            Some(Found::Candidate(candidate)) => self
+                .routes
+                .settle(candidate, confirms)
+                .ok_or(if status == 404 { Cause::Unmatched } else { Cause::OverRouteLimit }),
+        };
+        let (Some(method), None) = (method, refused) else { return refused };
+        let route = match route {
+            Ok(route) => route,
+            Err(cause) => return Some(cause),
+        };
+        match self.counters.count(Key { consumer, method, route, status }, &measured) {
+            Counted::NoRoom => return Some(Cause::OverCountLimit),
+            Counted::First => self.show(method, route),
+            Counted::Again => {}
+        }
+        #[cfg(test)]
+        self.reported.push(describe(method, self.routes.template(route), status, &measured));
+        None
+    }
+
+    fn show(&mut self, method: Method, route: RouteId) {
+        if method != Method::HEAD && self.shown.len() < MAX_SHOWN && !self.shown.contains(&(method, route)) {
+            self.shown.push((method, route));
+        }
+    }
+}
+
+#[cfg(test)]
+fn describe(method: Method, template: &str, status: u16, measured: &Measured) -> String {
+    let size = |size: Option<u64>| size.map_or("?".to_owned(), |size| format!("{size}B"));
+    format!(
+        "{} {template} {status} {}ms {}>{}",
+        method.as_str(),
+        measured.response_time.as_millis(),
+        size(measured.request_size),
+        size(measured.response_size),
+    )
+}

@@ -1,0 +1,612 @@
+//! Behaviour, case by case.
+
+use std::time::Duration;
+
+use agent_common::conn::{Direction, Mute};
+
+use super::{Player, Split, TARGET, check_transcript, check_with, read};
+use crate::pipeline::{
+    Limits, PipelineConfig, ResponseTime,
+    consumer::{ConsumerRules, HeaderRule, Identity, key_from_client_id},
+};
+
+fn played(script: &str) -> Player {
+    played_with(PipelineConfig::default(), script)
+}
+
+fn played_with(config: PipelineConfig, script: &str) -> Player {
+    let mut player = Player::new(config);
+    player.play(&read(script), Split::Whole);
+    player
+}
+
+#[test]
+fn an_exchange_is_timed_from_the_requests_head_to_the_responses_last_byte() {
+    check_transcript(
+        r"> POST /items HTTP/1.1\r\ncontent-length: 3\r\n\r\n
+          ~ 10ms
+          > abc
+          ~ 20ms
+          < HTTP/1.1 201 Created\r\ncontent-length: 5\r\n\r\n
+          ~ 40ms
+          < hello",
+        "POST /items 201 70ms 3B>5B",
+    );
+}
+
+#[test]
+fn the_first_byte_can_be_asked_for() {
+    let config = PipelineConfig { response_time: ResponseTime::FirstByte, ..PipelineConfig::default() };
+    check_with(
+        || Player::new(config.clone()),
+        r"> GET /a HTTP/1.1\r\n\r\n
+          ~ 10ms
+          < HTTP/1.1 100 Continue\r\n\r\n
+          ~ 20ms
+          < HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n
+          ~ 40ms
+          < hi",
+        "GET /a 200 30ms ?>2B",
+    );
+}
+
+#[test]
+fn keep_alive_and_sizes() {
+    check_transcript(
+        r"> GET /items/7?q=1 HTTP/1.1\r\nhost: a\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc
+          > PUT /items/8 HTTP/1.1\r\ncontent-length: 0\r\n\r\n
+          < HTTP/1.1 204 No Content\r\n\r\n
+          > \r\n\r\nHEAD /items/9 HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 300\r\n\r\n
+          > GET /items/10 HTTP/1.1\r\n\r\n
+          < HTTP/1.1 304 Not Modified\r\ncontent-length: 300\r\n\r\n
+          > GET /x HTTP/1.1\n\n
+          < HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nab\n0\n\n
+          x",
+        "GET /items/{id} 200 0ms ?>3B
+         PUT /items/{id} 204 0ms 0B>0B
+         HEAD /items/{id} 200 0ms ?>0B
+         GET /items/{id} 304 0ms ?>0B
+         GET /x 200 0ms ?>2B",
+    );
+}
+
+#[test]
+fn pipelined_requests_take_their_responses_in_order() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\nHEAD /b HTTP/1.1\r\n\r\nPOST /c HTTP/1.1\r\ncontent-length: 2\r\n\r\nhiGET /d HTTP/1.1\r\n\r\nGET /e HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\naHTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 102 P\r\n\r\n
+          < HTTP/1.1 201 C\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nt: 1\r\n\r\nHTTP/1.1 204 N\r\n\r\nHTTP/1.1 304 N\r\n\r\n",
+        "GET /a 200 0ms ?>1B
+         HEAD /b 200 0ms ?>0B
+         POST /c 201 0ms 2B>3B
+         GET /d 204 0ms ?>0B
+         GET /e 304 0ms ?>0B",
+    );
+    let batch = r"GET /a HTTP/1.1\r\n\r\n".repeat(16);
+    let answers = r"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".repeat(16);
+    let player = played(&format!("> {batch}\n< {answers}\n> {batch}\n< {answers}"));
+    assert_eq!(player.pipeline.ledger(TARGET).reported, 32);
+}
+
+#[test]
+fn chunked_both_ways() {
+    check_transcript(
+        r"> POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;ext=\x22a\x22\r\nhel
+          > lo\r\n
+          > 0\r\nsum: 1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n
+          ~ 5ms
+          < a\r\n0123456789\r\n0\r\n\r\n
+          > GET /b HTTP/1.1\r\n\r\n",
+        "POST /a 200 5ms 5B>10B
+         open 1",
+    );
+}
+
+#[test]
+fn until_close_ends_at_the_end() {
+    for end in ["<x", "x", "p"] {
+        check_transcript(
+            &format!(
+                r"> GET /a HTTP/1.0\r\n\r\n
+                  < HTTP/1.0 200 OK\r\n\r\nabc
+                  ~ 5ms
+                  < def
+                  ~ 50ms
+                  {end}"
+            ),
+            "GET /a 200 5ms ?>6B",
+        );
+    }
+}
+
+#[test]
+fn expect_100_continue_is_one_exchange() {
+    check_transcript(
+        r"> POST /a HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 18\r\n\r\n
+          < HTTP/1.1 100 Continue\r\n\r\n
+          > GET / HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "POST /a 200 0ms 18B>0B",
+    );
+}
+
+#[test]
+fn upgrades_and_tunnels_end_http() {
+    check_transcript(
+        r"> GET /ws HTTP/1.1\r\nupgrade: websocket\r\n\r\n
+          < HTTP/1.1 101 Switching Protocols\r\n\r\nGET / HTTP/1.1\r\n\r\n
+          > GET / HTTP/1.1\r\n\r\n
+          x",
+        "upgraded 1",
+    );
+    check_transcript(
+        r"> CONNECT a:443 HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\n\r\n
+          > GET / HTTP/1.1\r\n\r\n
+          x",
+        "upgraded 1",
+    );
+    check_transcript(
+        r"> CONNECT a:443 HTTP/1.1\r\n\r\n
+          < HTTP/1.1 403 No\r\ncontent-length: 2\r\n\r\nno
+          > GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "GET /a 200 0ms ?>0B
+         excluded 1",
+    );
+    let mut player = played(
+        r"> GET /a HTTP/1.1\r\n\r\n
+                              < HTTP/1.1 101 S\r\n\r\n",
+    );
+    assert_eq!(player.pipeline.take_mutes().collect::<Vec<_>>(), [(7, Mute::FOR_GOOD)]);
+}
+
+#[test]
+fn aborts_are_named_by_when_they_came() {
+    check_transcript(
+        r"> GET /a HT
+                       x",
+        "incomplete_head 1",
+    );
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+                       x",
+        "aborted_before_response 1",
+    );
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc
+          ~ 9ms
+          x",
+        "GET /a 200 0ms ?>3B
+         aborted_responses 1",
+    );
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n
+          x",
+        "GET /a 200 0ms ?>3B
+         aborted_responses 1",
+    );
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+          >x
+          x",
+        "GET /a 200 0ms ?>0B",
+    );
+}
+
+#[test]
+fn a_body_the_target_did_not_read_counts_as_declared() {
+    let refused = r"> POST /a HTTP/1.1\r\ncontent-length: 100\r\n\r\nabc
+                    < HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n";
+    check_transcript(&format!("{refused}\nx"), "POST /a 413 0ms 100B>0B");
+    check_transcript(&format!("{refused}\n>x\nx"), "POST /a 413 0ms 3B>0B");
+}
+
+#[test]
+fn unasked_responses_are_noted() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+          < HTTP/1.1 408 Timeout\r\ncontent-length: 3\r\n\r\nabc
+          x",
+        "GET /a 200 0ms ?>0B
+         responses_without_request 1",
+    );
+}
+
+#[test]
+fn what_is_no_http_is_let_go() {
+    check_transcript("> PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n\n> xyz\nx", "connections_http2 1");
+    check_transcript("> GET foo\\r\\n\n> GET bar\\r\\n\nx", "connections_refused 1");
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < +OK\r\n
+          < HTTP/1.1 200 OK\r\n\r\n
+          x",
+        "unreadable_head 1",
+    );
+    check_transcript(
+        r"> PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "GET /a 200 0ms ?>0B",
+    );
+}
+
+#[test]
+fn broken_heads_are_counted() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n
+          < HTTP/1.1 400 Bad\r\ncontent-length: 0\r\n\r\n
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "GET /b 200 0ms ?>0B
+         unreadable_head 1",
+    );
+}
+
+#[test]
+fn a_404_is_a_row_once_its_template_has_answered() {
+    check_transcript(
+        r"> GET /items/1 HTTP/1.1\r\n\r\n
+          < HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n
+          > GET /items/2 HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+          > GET /items/3 HTTP/1.1\r\n\r\n
+          < HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n
+          > GET /.env HTTP/1.1\r\n\r\n
+          < HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n",
+        "GET /items/{id} 200 0ms ?>0B
+         GET /items/{id} 404 0ms ?>0B
+         unmatched 2",
+    );
+}
+
+#[test]
+fn what_the_hub_does_not_take_stays_in_the_ledger() {
+    let long = "a".repeat(2100);
+    check_transcript(
+        &format!(
+            r"> OPTIONS * HTTP/1.1\r\n\r\nOPTIONS /a HTTP/1.1\r\n\r\nGET1 /a HTTP/1.1\r\n\r\nget /a HTTP/1.1\r\n\r\nGET /{long} HTTP/1.1\r\n\r\n
+              < HTTP/1.1 204 N\r\n\r\nHTTP/1.1 204 N\r\n\r\nHTTP/1.1 204 N\r\n\r\nHTTP/1.1 204 N\r\n\r\nHTTP/1.1 204 N\r\n\r\n"
+        ),
+        "GET /a 204 0ms ?>0B
+         excluded 2
+         bad_method 1
+         path_too_long 1",
+    );
+}
+
+#[test]
+fn response_with_missing_bytes_still_counts() {
+    check_transcript(
+        r"> GET /items/7 HTTP/1.1\r\n\r\n
+          ~ 40ms
+          < HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\nabc
+          <! 800
+          ~ 5ms
+          <0 97
+          > GET /items/8 HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n",
+        "GET /items/{id} 200 45ms ?>900B
+         GET /items/{id} 204 0ms ?>0B",
+    );
+}
+
+#[test]
+fn a_lost_request_costs_one_exchange() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          >! 30
+          < HTTP/1.1 200 N\r\ncontent-length: 3\r\n\r\nabc
+          > GET /c HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          x",
+        "GET /a 204 0ms ?>0B
+         GET /c 204 0ms ?>0B
+         lost_gap 1",
+    );
+}
+
+#[test]
+fn a_lost_response_costs_one_exchange() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          <! 30
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          x",
+        "GET /b 204 0ms ?>0B
+         lost_gap 1",
+    );
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          <! 30
+          x",
+        "lost_gap 1",
+    );
+}
+
+#[test]
+fn lost_turns_are_counted_and_one_more_is_needed_to_be_sure() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          >! 30
+          <! 30
+          >! 30
+          <! 30
+          > GET /d HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          > GET /e HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          x",
+        "GET /a 204 0ms ?>0B
+         GET /e 204 0ms ?>0B
+         lost_gap 3",
+    );
+}
+
+#[test]
+fn a_body_is_never_taken_for_a_message() {
+    // The request's head and the interim response are lost; what follows looks like a request.
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          >! 60
+          <! 25
+          > GET /evil HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n",
+        "GET /a 204 0ms ?>0B
+         GET /b 204 0ms ?>0B
+         lost_gap 2",
+    );
+    // Only the head is lost.
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          >! 60
+          < HTTP/1.1 100 Continue\r\n\r\n
+          > GET /evil HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n",
+        "GET /a 204 0ms ?>0B
+         GET /b 204 0ms ?>0B
+         lost_gap 1",
+    );
+    // A response's head is lost, its body looks like a response.
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          <! 60
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n",
+        "GET /b 204 0ms ?>0B
+         lost_gap 1",
+    );
+}
+
+#[test]
+fn a_chunked_response_with_a_hidden_end_counts_without_size() {
+    let hidden = r"> GET /a HTTP/1.1\r\n\r\n
+                   < HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n
+                   <! 100
+                   ~ 7ms
+                   < lo\r\n0\r\n\r\n";
+    check_transcript(
+        &format!(
+            "{hidden}
+             ~ 90ms
+             > GET /b HTTP/1.1\\r\\n\\r\\n
+             < HTTP/1.1 204 N\\r\\n\\r\\n"
+        ),
+        "GET /a 200 7ms ?>?
+         GET /b 204 0ms ?>0B",
+    );
+    check_transcript(&format!("{hidden}\n~ 50ms\nx"), "GET /a 200 7ms ?>?");
+}
+
+#[test]
+fn a_gap_inside_a_chunk_is_harmless() {
+    check_transcript(
+        r"> POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n64\r\nab
+          >! 97
+          > z\r\n0\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n",
+        "POST /a 204 0ms 100B>0B",
+    );
+}
+
+#[test]
+fn heads_sent_without_a_copy_are_unreadable() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          <0 500
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          x",
+        "GET /b 204 0ms ?>0B
+         unreadable_head 1",
+    );
+}
+
+#[test]
+fn a_connection_met_in_the_middle_waits_for_a_request() {
+    let middle = || {
+        let mut player = Player::new(PipelineConfig::default());
+        (player.positions, player.turn, player.from_start) = ([5000, 70_000], 30, false);
+        player
+    };
+    check_with(
+        middle,
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          x",
+        "GET /a 200 0ms ?>2B
+         GET /b 204 0ms ?>0B",
+    );
+    check_with(
+        middle,
+        r"> PUT it there\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          x",
+        "GET /b 204 0ms ?>0B
+         lost_gap 1",
+    );
+}
+
+#[test]
+fn long_bodies_are_muted_to_their_end() {
+    let script = r"> GET /a HTTP/1.1\r\n\r\n
+                   < HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nabc";
+    let mut player = played(script);
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n".len() as u64;
+    let mute = Mute { ingress_until: 0, egress_until: head + 100_000 };
+    assert_eq!(player.pipeline.take_mutes().collect::<Vec<_>>(), [(7, mute)]);
+    player.skip(Direction::Egress, 99_997);
+    player.wait(3000);
+    player.data(Direction::Egress, &[], 0);
+    assert_eq!(player.outcome(), "GET /a 200 3000ms ?>100000B");
+    assert_eq!(player.pipeline.ledger(TARGET).gaps, 0);
+
+    let mut player = played(r"> POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nffff\r\n");
+    assert_eq!(player.pipeline.take_mutes().count(), 1);
+}
+
+#[test]
+fn other_ports_are_muted_for_good() {
+    let mut player = Player::new(PipelineConfig::default());
+    player.pipeline.remove_target(TARGET);
+    player.pipeline.add_target(TARGET, vec![8000]);
+    player.play(&read("> GET /a HTTP/1.1\\r\\n\\r\\n\nx"), Split::Whole);
+    assert_eq!(player.outcome(), "connections_other_port 1");
+    assert_eq!(player.pipeline.take_mutes().collect::<Vec<_>>(), [(7, Mute::FOR_GOOD)]);
+    assert_eq!(player.pipeline.take_closed().collect::<Vec<_>>(), [7]);
+}
+
+#[test]
+fn consumers_are_in_the_rows() {
+    let consumers = ConsumerRules {
+        headers: vec![
+            HeaderRule::new("x-consumer", Identity::Plain),
+            HeaderRule::new("authorization", Identity::hashed(&key_from_client_id("id"))),
+        ],
+    };
+    let limits = Limits { max_consumers: 2, ..Limits::default() };
+    let script = [
+        "X-Consumer: bob",
+        "Authorization: Bearer 1",
+        "x-consumer: carol",
+        "x-consumer: ",
+        "x-consumer: bob",
+    ]
+    .map(|field| format!("> GET /a HTTP/1.1\\r\\n{field}\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n\n"));
+    let config = PipelineConfig { consumers, limits, ..PipelineConfig::default() };
+    let mut player = played_with(config, &script.concat());
+    let rows = player.pipeline.take_counts(TARGET).rows;
+    let seen: Vec<_> = rows.iter().map(|row| (row.consumer.as_deref(), row.request_count)).collect();
+    let [(None, 2), (Some("bob"), 2), (Some(hash), 1)] = seen.as_slice() else { panic!("{seen:?}") };
+    assert_eq!(hash.len(), 16);
+    assert_eq!(player.pipeline.ledger(TARGET).consumers_over_limit, 1);
+}
+
+#[test]
+fn counts_restart_and_routes_stay() {
+    let mut player = played(
+        r"> GET /a/1 HTTP/1.1\r\n\r\nGET /a/2 HTTP/1.1\r\n\r\nHEAD /a/3 HTTP/1.1\r\n\r\n
+          ~ 25ms
+          < HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n\r\n",
+    );
+    let counts = player.pipeline.take_counts(TARGET);
+    let row = counts.rows.first().unwrap();
+    assert_eq!(
+        (row.method.as_str(), row.path.as_str(), row.status, row.request_count),
+        ("GET", "/a/{id}", 200, 2)
+    );
+    assert_eq!(row.response_times.iter().collect::<Vec<_>>(), [(&2, &2)]);
+    assert_eq!((row.response_size_sum, row.request_sizes.len()), (6, 0));
+    assert_eq!(counts.rows.len(), 2);
+    assert!(player.pipeline.take_counts(TARGET).rows.is_empty());
+    assert_eq!(player.pipeline.routes(TARGET), [("GET".to_owned(), "/a/{id}".to_owned())]);
+    assert_eq!(player.pipeline.route_generation(TARGET), 1);
+}
+
+#[test]
+fn open_exchanges_end_under_their_own_names() {
+    let open = "> GET /a HTTP/1.1\\r\\n\\r\\n";
+    let mut player = played(open);
+    player.pipeline.finish_target(TARGET);
+    assert_eq!((player.outcome().as_str(), player.pipeline.connections(TARGET)), ("open_at_exit 1", 0));
+
+    let mut player = played(open);
+    player.wait(31 * 60 * 1000);
+    player.tick();
+    assert_eq!(player.outcome(), "open 1");
+    player.wait(30 * 60 * 1000);
+    player.tick();
+    assert_eq!((player.outcome().as_str(), player.pipeline.connections(TARGET)), ("evicted_open 1", 0));
+}
+
+#[test]
+fn an_evicted_connection_is_in_step_after_one_exchange() {
+    let exchange = "> GET /a HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n";
+    let mut player = played(exchange);
+    player.wait(Duration::from_secs(3600).as_millis() as u64);
+    player.tick();
+    assert_eq!(player.pipeline.connections(TARGET), 0);
+    player.play(&read(&format!("{exchange}\n{exchange}")), Split::Whole);
+    assert_eq!(player.outcome(), "GET /a 204 0ms ?>0B\nGET /a 204 0ms ?>0B\nlost_gap 1");
+}
+
+#[test]
+fn hostile_input_is_bounded() {
+    // A head without end.
+    let mut player = Player::new(PipelineConfig::default());
+    player.play(&read("> GET / HTTP/1.1\\r\\na: "), Split::Whole);
+    (0..100).for_each(|_| player.data(Direction::Ingress, &[b'a'; 1000], 1000));
+    assert_eq!(player.outcome(), "unreadable_head 1");
+    // A request line without end.
+    let mut player = Player::new(PipelineConfig::default());
+    player.play(&read("> GET /"), Split::Whole);
+    (0..100).for_each(|_| player.data(Direction::Ingress, &[b'a'; 1000], 1000));
+    assert_eq!(player.outcome(), "unreadable_head 1");
+    // Too many fields.
+    let fields = r"a: b\r\n".repeat(200);
+    assert_eq!(played(&format!("> GET / HTTP/1.1\\r\\n{fields}\\r\\n")).outcome(), "unreadable_head 1");
+    // Chunk lines without end.
+    let mut player = played("> POST /a HTTP/1.1\\r\\ntransfer-encoding: chunked\\r\\n\\r\\n5;");
+    (0..100).for_each(|_| player.data(Direction::Ingress, &[b'a'; 1000], 1000));
+    player.play(&read("< HTTP/1.1 400 Bad\\r\\ncontent-length: 0\\r\\n\\r\\n"), Split::Whole);
+    assert_eq!(player.outcome(), "POST /a 400 0ms ?>0B");
+    // More requests than anyone answers.
+    let mut player = Player::new(PipelineConfig::default());
+    let batch = b"GET /a HTTP/1.1\r\n\r\n".repeat(2000);
+    player.data(Direction::Ingress, &batch, batch.len() as u32);
+    assert_eq!(player.outcome(), "evicted_open 1025");
+    assert_eq!(player.pipeline.take_mutes().collect::<Vec<_>>(), [(7, Mute::FOR_GOOD)]);
+}
+
+#[test]
+fn connections_and_heads_share_their_bounds() {
+    let limits = Limits { max_connections: 3, max_buffered: 2000, ..Limits::default() };
+    let mut player = Player::new(PipelineConfig { limits, ..PipelineConfig::default() });
+    for conn in 0..5 {
+        (player.conn, player.positions) = (conn, [0, 0]);
+        player.data(Direction::Ingress, &b"GET /aaaaa".repeat(90), 900);
+    }
+    assert_eq!(player.pipeline.connections(TARGET), 3);
+    assert_eq!(player.outcome(), "unreadable_head 1\nconnections_over_limit 2");
+}

@@ -1,0 +1,6 @@
+//! The agent, real servers, the kernel in between.
+
+mod bounds;
+mod counts;
+mod lifecycle;
+mod traffic;

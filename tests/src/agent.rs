@@ -1,0 +1,384 @@
+//! The agent as its users run it: the binary, its command line, its log, its signals.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::eventually::eventually;
+use crate::fake_hub::FakeHub;
+use crate::process::{cpu_time, resident_bytes, signal, wait_for};
+use crate::scratch::Scratch;
+use crate::totals::Totals;
+
+/// Any UUID does for a hub of ours.
+pub const CLIENT_ID: &str = "8b5a1c6e-3d7f-4e0a-9c42-5f1d2e3a4b6c";
+
+/// Start-up takes well under a second; a machine under load may take its time all the same.
+const START: Duration = Duration::from_secs(20);
+/// What the agent promises between SIGTERM and its end.
+const STOP: Duration = Duration::from_secs(5);
+/// Lines of the log that a failing test prints; the last ones have the ledger.
+const SHOWN: usize = 200;
+
+/// An agent that runs. Killed when dropped; a failing test prints its log.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    log: Arc<Lines>,
+    messages: Arc<Lines>,
+    readers: Vec<JoinHandle<()>>,
+    watching_after: Duration,
+    _state_dir: Arc<Scratch>,
+}
+
+/// The command line of an [`Agent`]. Without a hub to report to it runs dry and prints its messages.
+#[derive(Debug)]
+pub struct AgentBuilder {
+    targets: Vec<String>,
+    hub: Option<String>,
+    sync_interval: Option<String>,
+    args: Vec<String>,
+    state_dir: Arc<Scratch>,
+}
+
+/// What is left of an agent that has ended.
+#[derive(Debug)]
+pub struct Stopped {
+    pub status: ExitStatus,
+    pub log: Vec<LogLine>,
+    /// What it printed, one JSON object a line: `{"kind": .., "target": .., "message": ..}`.
+    pub messages: Vec<Value>,
+}
+
+/// One line on standard error.
+#[derive(Clone, Debug)]
+pub struct LogLine {
+    pub text: String,
+    /// `Null` when the line is not JSON.
+    parsed: Value,
+}
+
+/// The agent's account of what became of every exchange it saw, or of the tap's of every byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger(pub BTreeMap<String, u64>);
+
+impl Agent {
+    /// Watches a process and its children.
+    pub fn watching(pid: u32) -> AgentBuilder {
+        AgentBuilder::new(["--pid".to_owned(), pid.to_string()])
+    }
+
+    /// Watches whoever listens on a port.
+    pub fn watching_port(port: u16) -> AgentBuilder {
+        AgentBuilder::new(["--port".to_owned(), port.to_string()])
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// From the start of the process to the line that says it watches.
+    pub fn watching_after(&self) -> Duration {
+        self.watching_after
+    }
+
+    pub fn cpu_time(&self) -> Duration {
+        cpu_time(self.pid())
+    }
+
+    pub fn resident_bytes(&self) -> u64 {
+        resident_bytes(self.pid())
+    }
+
+    pub fn log(&self) -> Vec<LogLine> {
+        self.log.so_far()
+    }
+
+    /// Asks the agent to end, and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not end in time, or with another exit code than 0.
+    pub fn stop(mut self) -> Stopped {
+        signal(&mut self.child, Signal::TERM);
+        self.ended("SIGTERM")
+    }
+
+    /// Waits until the agent ends by itself.
+    ///
+    /// # Panics
+    /// When it does not end in time, or with another exit code than 0.
+    pub fn wait(mut self) -> Stopped {
+        self.ended("the end of its target")
+    }
+
+    fn ended(&mut self, cause: &str) -> Stopped {
+        let asked = Instant::now();
+        let status = wait_for(&mut self.child, STOP + STOP);
+        assert!(asked.elapsed() < STOP, "the agent took {:?} to end after {cause}", asked.elapsed());
+        assert!(status.success(), "the agent ended with {status} after {cause}");
+        for reader in self.readers.drain(..) {
+            reader.join().expect("a reader of the agent's output does not panic");
+        }
+        let messages = self.messages.so_far().into_iter().map(|line| line.parsed).collect();
+        Stopped { status, log: self.log.take(), messages }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        print_if_panicking(&self.log.so_far());
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        print_if_panicking(&self.log);
+    }
+}
+
+fn print_if_panicking(log: &[LogLine]) {
+    if !std::thread::panicking() || log.is_empty() {
+        return;
+    }
+    let (left_out, last) = log.split_at(log.len().saturating_sub(SHOWN));
+    eprintln!("--- log of the agent, without the first {} lines", left_out.len());
+    for line in last {
+        eprintln!("{}", line.text);
+    }
+}
+
+impl AgentBuilder {
+    fn new(targets: impl Into<Vec<String>>) -> Self {
+        Self {
+            targets: targets.into(),
+            hub: None,
+            sync_interval: Some("500ms".to_owned()),
+            args: Vec::new(),
+            state_dir: Arc::new(Scratch::new("state")),
+        }
+    }
+
+    pub fn reporting_to(mut self, hub: &FakeHub) -> Self {
+        self.hub = Some(hub.url());
+        self
+    }
+
+    pub fn sync_interval(mut self, interval: &str) -> Self {
+        self.sync_interval = Some(interval.to_owned());
+        self
+    }
+
+    /// Sends as often as the hub's protocol says, as it does for users.
+    pub fn on_the_usual_schedule(mut self) -> Self {
+        self.sync_interval = None;
+        self
+    }
+
+    /// Keeps its state where another agent did.
+    pub fn state_dir(mut self, dir: &Arc<Scratch>) -> Self {
+        self.state_dir = Arc::clone(dir);
+        self
+    }
+
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Starts the agent and waits until it watches.
+    ///
+    /// # Panics
+    /// When it does not in time, or when there is no binary.
+    pub fn start(self) -> Agent {
+        let mut command = Command::new(binary());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
+            command.env_remove(name);
+        }
+        command.args(&self.targets).args(["--log-format", "json", "--log-level", "debug"]);
+        command.arg("--state-dir").arg(&**self.state_dir);
+        match &self.hub {
+            Some(url) => command.args(["--client-id", CLIENT_ID, "--hub-url", url]),
+            None => command.arg("--dry-run"),
+        };
+        if let Some(interval) = &self.sync_interval {
+            command.args(["--sync-interval", interval]);
+        }
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+
+        let started = Instant::now();
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (log, log_reader) = Lines::of(child.stderr.take().expect("it is piped"));
+        let (messages, message_reader) = Lines::of(child.stdout.take().expect("it is piped"));
+        let readers = vec![log_reader, message_reader];
+        let mut agent = Agent {
+            child,
+            log,
+            messages,
+            readers,
+            watching_after: Duration::MAX,
+            _state_dir: Arc::clone(&self.state_dir),
+        };
+        let watching = eventually("the agent watches", START, || {
+            let exited = agent.child.try_wait().expect("it is our child");
+            assert!(exited.is_none(), "the agent ended at once, {exited:?}");
+            agent.log.first("watching")
+        });
+        agent.watching_after = watching.duration_since(started);
+        agent
+    }
+}
+
+fn is_ours(variable: &std::ffi::OsStr) -> bool {
+    variable.to_string_lossy().starts_with("APITALLY_")
+}
+
+/// The agent to test: `APITALLY_AGENT_BIN`, else the one built beside the test program.
+///
+/// # Panics
+/// When there is none, saying how to build it.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("APITALLY_AGENT_BIN") {
+        let path = PathBuf::from(path);
+        assert!(path.exists(), "APITALLY_AGENT_BIN is {}, which does not exist", path.display());
+        return path;
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    // target/debug/deps/e2e-0123456789abcdef
+    let profile = test.ancestors().nth(2).expect("cargo puts tests two directories deep");
+    let path = profile.join("apitally-agent");
+    assert!(
+        path.exists(),
+        "{} is missing; build it with `cargo build --bin apitally-agent`, or let `cargo xtask test` do it",
+        path.display()
+    );
+    path
+}
+
+impl Stopped {
+    /// The last ledger that the agent logged.
+    ///
+    /// # Panics
+    /// When it logged none.
+    pub fn ledger(&self) -> Ledger {
+        self.last("ledger")
+    }
+
+    /// What the kernel side says of its own work.
+    ///
+    /// # Panics
+    /// When it was not logged.
+    pub fn tap(&self) -> Ledger {
+        self.last("tap")
+    }
+
+    /// What was counted, from the messages that were printed instead of being sent.
+    pub fn totals(&self) -> Totals {
+        Totals::of_syncs(self.messages_of("sync"))
+    }
+
+    /// Printed messages of one kind.
+    pub fn messages_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> + 'a {
+        let of_kind = self.messages.iter().filter(move |message| message["kind"] == kind);
+        of_kind.map(|message| &message["message"])
+    }
+
+    fn last(&self, message: &str) -> Ledger {
+        let line = self.log.iter().rev().find(|line| line.message() == Some(message));
+        let line = line.unwrap_or_else(|| panic!("the agent logged no line {message:?}"));
+        let fields = line.parsed["fields"].as_object().expect("a line with a message has fields");
+        let numbers = fields.iter().filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
+        Ledger(numbers.collect())
+    }
+}
+
+impl Ledger {
+    /// A field; zero where the agent does not mention it.
+    pub fn get(&self, field: &str) -> u64 {
+        self.0.get(field).copied().unwrap_or(0)
+    }
+
+    /// Requests that the agent has seen. Each was reported or lost to a named cause.
+    ///
+    /// # Panics
+    /// When that does not add up.
+    pub fn seen(&self) -> u64 {
+        let seen = self.get("seen");
+        assert_eq!(seen, self.get("reported") + self.get("lost"), "{self}");
+        seen
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = self.0.iter().filter(|(_, value)| **value > 0);
+        fields.enumerate().try_for_each(|(index, (name, value))| {
+            write!(f, "{}{name} {value}", if index > 0 { ", " } else { "" })
+        })
+    }
+}
+
+impl LogLine {
+    fn of(text: String) -> Self {
+        let parsed = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self { text, parsed }
+    }
+
+    pub fn message(&self) -> Option<&str> {
+        self.field("message")?.as_str()
+    }
+
+    pub fn level(&self) -> Option<&str> {
+        self.parsed["level"].as_str()
+    }
+
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.parsed["fields"].get(name)
+    }
+}
+
+/// Lines of a pipe, read as they come.
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Mutex<Vec<(Instant, LogLine)>>,
+}
+
+impl Lines {
+    fn of(pipe: impl Read + Send + 'static) -> (Arc<Self>, JoinHandle<()>) {
+        let lines = Arc::new(Self::default());
+        let writer = Arc::clone(&lines);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines() {
+                let Ok(line) = line else { return };
+                writer.lock().push((Instant::now(), LogLine::of(line)));
+            }
+        });
+        (lines, reader)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, LogLine)>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn so_far(&self) -> Vec<LogLine> {
+        self.lock().iter().map(|(_, line)| line.clone()).collect()
+    }
+
+    fn take(&self) -> Vec<LogLine> {
+        std::mem::take(&mut *self.lock()).into_iter().map(|(_, line)| line).collect()
+    }
+
+    /// When the first line with this message came.
+    fn first(&self, message: &str) -> Option<Instant> {
+        self.lock().iter().find(|(_, line)| line.message() == Some(message)).map(|(when, _)| *when)
+    }
+}

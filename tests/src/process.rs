@@ -1,0 +1,101 @@
+//! Processes that we started, and what the kernel says about them.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::eventually::eventually;
+
+/// A process that leads a process group of its own. Killed with the group when dropped.
+#[derive(Debug)]
+pub struct ProcessGroup {
+    leader: Child,
+}
+
+impl ProcessGroup {
+    /// `leader` was spawned with `process_group(0)`.
+    pub fn of(leader: Child) -> Self {
+        Self { leader }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.leader.id()
+    }
+
+    pub fn children(&self) -> Vec<u32> {
+        children(self.pid())
+    }
+
+    pub fn signal_leader(&self, signal: Signal) {
+        kill_process(self.rustix_pid(), signal).expect("we have not waited for it, so it can be signalled");
+    }
+
+    pub fn leader_has_exited(&mut self) -> bool {
+        self.leader.try_wait().expect("it is our child").is_some()
+    }
+
+    pub fn kill(&mut self) {
+        let _ = kill_process_group(self.rustix_pid(), Signal::KILL);
+        let _ = self.leader.wait();
+    }
+
+    fn rustix_pid(&self) -> Pid {
+        Pid::from_child(&self.leader)
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A command that the kernel ends when the thread that spawns it does: a test that is killed leaves no server behind.
+pub fn ending_with_us(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+    command
+}
+
+/// Sends a signal to our child unless it has ended.
+pub fn signal(child: &mut Child, signal: Signal) {
+    if child.try_wait().expect("it is our child").is_none() {
+        kill_process(Pid::from_child(child), signal).expect("our child can be signalled");
+    }
+}
+
+/// Waits for our child to end.
+///
+/// # Panics
+/// When it does not in time.
+pub fn wait_for(child: &mut Child, within: Duration) -> ExitStatus {
+    eventually("the process ends", within, || child.try_wait().expect("it is our child"))
+}
+
+/// Children of a process; none when it is gone.
+pub fn children(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// CPU time used so far by all threads of a process that runs.
+pub fn cpu_time(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let spent = threads.map(|thread| {
+        let path = thread.expect("a directory can be listed").path().join("schedstat");
+        let line = fs::read_to_string(path).unwrap_or_default();
+        line.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
+    });
+    Duration::from_nanos(spent.sum())
+}
+
+/// Memory that a process holds, in bytes.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+    let kib = line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("VmRSS is a number of kB");
+    kib * 1024
+}
