@@ -80,7 +80,7 @@ pub enum ConfigError {
     Env(#[from] EnvError),
     #[error(transparent)]
     HubUrl(#[from] BaseUrlError),
-    #[error("--consumer-header `{saw}` is not a header name; write it like X-API-Key")]
+    #[error("--consumer-header {saw:?} is not a header name; write it like X-API-Key")]
     HeaderName { saw: String },
     #[error("--sync-interval is {saw:?}; it must be at least {SHORTEST_SYNC_INTERVAL:?}")]
     SyncInterval { saw: Duration },

@@ -1,6 +1,9 @@
 //! Parse, configure, run, exit code.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use agent::{
     check,
@@ -38,14 +41,25 @@ fn main() -> ExitCode {
                 .and_then(|targets| check::run(&targets)))
         }
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "apitally-agent", &mut io::stdout());
-            Exit::Ok.into()
+            telemetry::start(LogLevel::Warn, LogFormat::Text);
+            let mut script = Vec::new(); // written to directly, a stdout that is full would be a panic
+            clap_complete::generate(shell, &mut Cli::command(), "apitally-agent", &mut script);
+            end(print(&script, "print the completion script"))
         }
-        Some(Command::Man) => match clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()) {
-            Ok(()) => Exit::Ok.into(),
-            Err(error) => end(Err(Failure::Io { doing: "print the manual page", error })),
-        },
+        Some(Command::Man) => {
+            telemetry::start(LogLevel::Warn, LogFormat::Text);
+            let mut page = Vec::new();
+            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
+            rendered.expect("memory can be written to");
+            end(print(&page, "print the manual page"))
+        }
     }
+}
+
+fn print(text: &[u8], doing: &'static str) -> Result<Exit, Failure> {
+    let mut out = io::stdout().lock();
+    let printed = out.write_all(text).and_then(|()| out.flush());
+    printed.map(|()| Exit::Ok).map_err(|error| Failure::Io { doing, error })
 }
 
 fn run(config: Config) -> Result<Exit, Failure> {
@@ -53,7 +67,10 @@ fn run(config: Config) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Io { doing: "start the runtime", error })?;
-    runtime.block_on(daemon::run(config))
+    let outcome = runtime.block_on(daemon::run(config));
+    // Dropped, it would wait for a look-up of the hub's name that may take longer than we may take to exit.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn end(outcome: Result<Exit, Failure>) -> ExitCode {

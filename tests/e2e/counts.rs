@@ -4,9 +4,9 @@ use tests::agent::Agent;
 use tests::app::{App, Server};
 use tests::fake_hub::FakeHub;
 use tests::machine;
-use tests::totals::{Totals, assert_same};
+use tests::totals::{Key, Totals, assert_same};
 
-use crate::traffic;
+use crate::traffic::{self, Pace, RUSH};
 
 #[test]
 fn ninja_under_gunicorn_is_counted_exactly() {
@@ -30,25 +30,17 @@ fn nginx_is_counted_exactly() {
 
 fn check(server: Server) {
     let _machine = machine::alone();
-    let app = App::start(server);
-    if std::env::var_os("NOAGENT").is_some() {
-        let account = traffic::drive(&app, server);
-        println!(
-            "{:#?}",
-            Totals::of(&account.exchanges)
-                .0
-                .iter()
-                .map(|(k, r)| format!("{k} {} {:?}", r.count, r.response_times))
-                .collect::<Vec<_>>()
-        );
-        return;
-    }
-    let hub = FakeHub::start();
-    let agent = Agent::watching(app.pid()).reporting_to(&hub).start();
-    let account = traffic::drive(&app, server);
-    let stopped = agent.stop();
+    let _first = machine::first_in_line();
+    let (app, hub) = (App::start(server), FakeHub::start());
+    let agent = Agent::watching(app.pid()).consumer_header("X-Consumer-Id").reporting_to(&hub).start();
+    let mut account = traffic::warm_up(&app, server);
+    account.add(traffic::drive(&app, server, Pace::InTurn));
     assert!(account.sent() >= 1000, "{} requests are too few to say much", account.sent());
-    assert_same(&Totals::of(&account.exchanges), &hub.totals());
+    account.add(traffic::drive(&app, server, Pace::Rush));
+    let stopped = agent.stop();
+
+    let hurried = |key: &Key| key.consumer.as_deref() == Some(RUSH);
+    assert_same(&Totals::of(&account.exchanges).untimed(hurried), &hub.totals().untimed(hurried));
     let ledger = stopped.ledger();
     assert_eq!(ledger.get("reported"), account.exchanges.len() as u64, "{ledger}");
     assert_eq!(ledger.get("unmatched"), account.unmatched, "{ledger}");

@@ -2,5 +2,6 @@
 
 mod bounds;
 mod counts;
+mod errors;
 mod lifecycle;
 mod traffic;

@@ -1,7 +1,7 @@
 //! Traffic for an app: requests drawn from everything that it offers, sent by several clients in every way that
 //! a client can, and checked against what the app should answer.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tests::app::{App, FILE_SIZES, Server, filler};
 use tests::client::{Client, Exchange, Reply, Request};
@@ -16,6 +16,19 @@ pub(crate) struct Account {
     /// OPTIONS.
     pub(crate) excluded: u64,
 }
+
+/// How the clients get along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// The server has one thing to do at a time: a request that waits for the server to read it costs the client
+    /// time that the server knows nothing of. Requests that the server sleeps over do not count as a thing to do.
+    InTurn,
+    /// Everybody at once. Times say nothing then, so these requests come from a consumer of their own.
+    Rush,
+}
+
+/// Who sends the requests of a rush.
+pub(crate) const RUSH: &str = "rush";
 
 /// Which of the account's counts a request adds to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,40 +45,65 @@ struct Order {
     body_size: Option<usize>,
     body_says: Option<String>,
     fate: Fate,
+    /// The server only waits.
+    idle: bool,
 }
 
-const CLIENTS: u64 = 4;
-const ORDERS_EACH: usize = 300;
 /// One in so many times the clients pipeline some requests instead of sending one.
 const PIPELINE_EVERY: u64 = 25;
 const PIPELINED: usize = 5;
+/// One in so many requests has or gets a large body.
+const LARGE_EVERY: usize = 20;
 
-const SIZES: [usize; 10] = [0, 1, 2, 999, 1000, 1001, 4096, 20_000, 65_536, 300_000];
-const LARGE_SIZES: [usize; 3] = [1_000_000, 2_500_000, 5_000_000];
+const SIZES: [usize; 9] = [0, 1, 2, 999, 1000, 1001, 4096, 20_000, 65_536];
+const LARGE_SIZES: [usize; 4] = [300_000, 1_000_000, 2_500_000, 5_000_000];
+/// How many of the files are large, from the end of the list.
+const LARGE_FILES: usize = 3;
 const STATUSES: [&[u16]; 9] = [&[200], &[204], &[304], &[400], &[401], &[403], &[409], &[500], &[503]];
 const ITEMS: u64 = 1000;
 
-/// Sends at least a thousand requests.
+impl Pace {
+    /// Clients, and how many requests each of them sends.
+    fn size(self) -> (u64, usize) {
+        match self {
+            Self::InTurn => (4, 270),
+            Self::Rush => (8, 60),
+        }
+    }
+
+    fn turn(self) -> Option<MutexGuard<'static, ()>> {
+        static TURN: Mutex<()> = Mutex::new(());
+        (self == Self::InTurn).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn mark(self, request: Request) -> Request {
+        match self {
+            Self::InTurn => request,
+            Self::Rush => request.from_consumer(RUSH),
+        }
+    }
+}
+
+/// Sends some hundreds of requests.
 ///
 /// # Panics
 /// When the app answers anything unexpected.
-pub(crate) fn drive(app: &App, server: Server) -> Account {
-    let mut account = warm_up(app, server);
-    let parts = std::thread::scope(|scope| {
-        let clients: Vec<_> =
-            (1..=CLIENTS).map(|number| scope.spawn(move || drive_one(app, server, number))).collect();
-        clients.into_iter().map(|client| client.join().expect("a client finishes")).collect::<Vec<_>>()
-    });
-    for part in parts {
-        account.exchanges.extend(part.exchanges);
-        account.unmatched += part.unmatched;
-        account.excluded += part.excluded;
-    }
-    account
+pub(crate) fn drive(app: &App, server: Server, pace: Pace) -> Account {
+    std::thread::scope(|scope| {
+        let (clients, orders) = pace.size();
+        let clients: Vec<_> = (1..=clients)
+            .map(|number| scope.spawn(move || drive_one(app, server, pace, number, orders)))
+            .collect();
+        let mut account = Account::default();
+        for client in clients {
+            account.add(client.join().expect("a client finishes"));
+        }
+        account
+    })
 }
 
 /// One request for every route, answered by something else than 404: from then on a 404 there is a row.
-fn warm_up(app: &App, server: Server) -> Account {
+pub(crate) fn warm_up(app: &App, server: Server) -> Account {
     let mut account = Account::default();
     let mut client = app.client();
     let orders = match server {
@@ -86,26 +124,22 @@ fn warm_up(app: &App, server: Server) -> Account {
     account
 }
 
-fn drive_one(app: &App, server: Server, number: u64) -> Account {
-    // What is sent while a large body moves waits for longer than a bin of the histogram, some of it before the
-    // server knows of it.
-    static LARGE_BODY: RwLock<()> = RwLock::new(());
-
+fn drive_one(app: &App, server: Server, pace: Pace, number: u64, orders: usize) -> Account {
     let mut dice = Dice(number);
     let mut account = Account::default();
     let mut client = app.client();
-    for turn in 0..ORDERS_EACH {
+    for turn in 0..orders {
         if dice.roll(PIPELINE_EVERY) == 0 {
-            let _moving = LARGE_BODY.read().unwrap_or_else(PoisonError::into_inner);
-            pipeline(&mut client, &mut dice, &mut account, server);
+            let _turn = pace.turn();
+            pipeline(&mut client, &mut dice, &mut account, server, pace);
         }
-        let large = turn % 30 == 29;
-        let order = match server {
+        let large = turn % LARGE_EVERY == 0;
+        let mut order = match server {
             Server::Nginx => file_order(&mut dice, number, large),
             _ => api_order(&mut dice, large),
         };
-        let _alone = large.then(|| LARGE_BODY.write().unwrap_or_else(PoisonError::into_inner));
-        let _moving = (!large).then(|| LARGE_BODY.read().unwrap_or_else(PoisonError::into_inner));
+        order.request = pace.mark(order.request);
+        let _turn = (!order.idle).then(|| pace.turn());
         let reply = match dice.roll(10) {
             0 => client.send_fresh(&order.request),
             1 => app.client().send(&order.request),
@@ -116,20 +150,17 @@ fn drive_one(app: &App, server: Server, number: u64) -> Account {
     account
 }
 
-fn pipeline(client: &mut Client, dice: &mut Dice, account: &mut Account, server: Server) {
-    let orders: Vec<_> = (0..PIPELINED)
-        .map(|_| match server {
-            Server::Nginx => {
-                Order::new(Request::get(&format!("/blob/{}", FILE_SIZES[dice.index(5)])), &[200])
-            }
-            _ => match dice.roll(3) {
-                0 => Order::new(Request::new("POST", "/items").json(VALID), &[201]),
-                1 => Order::new(Request::new("HEAD", "/items"), &[200]),
-                _ => Order::new(Request::get(&format!("/items/{}", dice.roll(ITEMS))), &[200]),
-            },
-        })
-        .collect();
-    let requests: Vec<_> = orders.iter().map(|order| order.request.clone()).collect();
+fn pipeline(client: &mut Client, dice: &mut Dice, account: &mut Account, server: Server, pace: Pace) {
+    let order = |dice: &mut Dice| match server {
+        Server::Nginx => Order::new(Request::get(&format!("/blob/{}", FILE_SIZES[dice.index(5)])), &[200]),
+        _ => match dice.roll(3) {
+            0 => Order::new(Request::new("POST", "/items").json(VALID), &[201]),
+            1 => Order::new(Request::new("HEAD", "/items"), &[200]),
+            _ => Order::new(Request::get(&format!("/items/{}", dice.roll(ITEMS))), &[200]),
+        },
+    };
+    let orders: Vec<_> = (0..PIPELINED).map(|_| order(dice)).collect();
+    let requests: Vec<_> = orders.iter().map(|order| pace.mark(order.request.clone())).collect();
     for (order, reply) in orders.iter().zip(client.pipeline(&requests)) {
         account.settle(order, reply);
     }
@@ -173,8 +204,8 @@ fn api_order(dice: &mut Dice, large: bool) -> Order {
             let statuses = STATUSES[dice.index(STATUSES.len())];
             Order::new(Request::get(&format!("/status/{}", statuses[0])), statuses)
         }
-        16 => Order::new(Request::get(&format!("/slow/{}", dice.roll(60))), &[200]),
-        17 => Order::new(Request::get(&format!("/drip/{}", dice.roll(60))), &[200]).answering(11),
+        16 => Order::new(Request::get(&format!("/slow/{}", dice.roll(60))), &[200]).idly(),
+        17 => Order::new(Request::get(&format!("/drip/{}", dice.roll(60))), &[200]).answering(11).idly(),
         18 => Order::new(Request::new("OPTIONS", "/items"), &[200, 405]).fated(Fate::Excluded),
         _ => Order::new(Request::get("/nothing/there"), &[404]).fated(Fate::Unmatched),
     }
@@ -182,7 +213,9 @@ fn api_order(dice: &mut Dice, large: bool) -> Order {
 
 /// For a server of files. `number` keeps clients from storing what another one deletes.
 fn file_order(dice: &mut Dice, number: u64, large: bool) -> Order {
-    let size = if large { 5_000_000 } else { FILE_SIZES[dice.index(FILE_SIZES.len() - 2)] };
+    let (small, bodies) = FILE_SIZES.split_at(FILE_SIZES.len() - LARGE_FILES);
+    let sizes = if large { bodies } else { small };
+    let size = sizes[dice.index(sizes.len())];
     let stored = format!("/stored/{}", number * 1000 + dice.roll(20));
     let kinds = if large { 3 } else { 14 };
     match dice.roll(kinds) {
@@ -224,7 +257,7 @@ fn upload(request: Request, size: usize, dice: &mut Dice) -> Request {
 
 impl Order {
     fn new(request: Request, statuses: &'static [u16]) -> Self {
-        Self { request, statuses, body_size: None, body_says: None, fate: Fate::Row }
+        Self { request, statuses, body_size: None, body_says: None, fate: Fate::Row, idle: false }
     }
 
     fn answering(self, body_size: usize) -> Self {
@@ -233,6 +266,10 @@ impl Order {
 
     fn saying(self, text: String) -> Self {
         Self { body_says: Some(text), ..self }
+    }
+
+    fn idly(self) -> Self {
+        Self { idle: true, ..self }
     }
 
     fn fated(self, fate: Fate) -> Self {
@@ -258,6 +295,12 @@ impl Account {
             Fate::Unmatched => self.unmatched += 1,
             Fate::Excluded => self.excluded += 1,
         }
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.exchanges.extend(other.exchanges);
+        self.unmatched += other.unmatched;
+        self.excluded += other.excluded;
     }
 
     /// Requests of every fate.

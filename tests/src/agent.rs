@@ -43,6 +43,7 @@ pub struct Agent {
 #[derive(Debug)]
 pub struct AgentBuilder {
     targets: Vec<String>,
+    through: Vec<String>,
     hub: Option<String>,
     sync_interval: Option<String>,
     args: Vec<String>,
@@ -161,6 +162,7 @@ impl AgentBuilder {
     fn new(targets: impl Into<Vec<String>>) -> Self {
         Self {
             targets: targets.into(),
+            through: Vec::new(),
             hub: None,
             sync_interval: Some("500ms".to_owned()),
             args: Vec::new(),
@@ -168,8 +170,18 @@ impl AgentBuilder {
         }
     }
 
-    pub fn reporting_to(mut self, hub: &FakeHub) -> Self {
-        self.hub = Some(hub.url());
+    pub fn reporting_to(self, hub: &FakeHub) -> Self {
+        self.reporting_to_url(&hub.url())
+    }
+
+    pub fn reporting_to_url(mut self, url: &str) -> Self {
+        self.hub = Some(url.to_owned());
+        self
+    }
+
+    /// Started by another program, which becomes the agent: its words come before the agent's own.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -190,6 +202,10 @@ impl AgentBuilder {
         self
     }
 
+    pub fn consumer_header(self, name: &str) -> Self {
+        self.arg("--consumer-header").arg(name)
+    }
+
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
         self
@@ -200,7 +216,9 @@ impl AgentBuilder {
     /// # Panics
     /// When it does not in time, or when there is no binary.
     pub fn start(self) -> Agent {
-        let mut command = Command::new(binary());
+        let mut words = self.through.iter().map(Into::into).chain([binary().into_os_string()]);
+        let mut command = Command::new(words.next().expect("the agent is one of them"));
+        command.args(words);
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
@@ -295,7 +313,7 @@ impl Stopped {
     fn last(&self, message: &str) -> Ledger {
         let line = self.log.iter().rev().find(|line| line.message() == Some(message));
         let line = line.unwrap_or_else(|| panic!("the agent logged no line {message:?}"));
-        let fields = line.parsed["fields"].as_object().expect("a line with a message has fields");
+        let fields = line.parsed.as_object().expect("a line with a message is an object");
         let numbers = fields.iter().filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
         Ledger(numbers.collect())
     }
@@ -342,7 +360,7 @@ impl LogLine {
     }
 
     pub fn field(&self, name: &str) -> Option<&Value> {
-        self.parsed["fields"].get(name)
+        self.parsed.get(name)
     }
 }
 

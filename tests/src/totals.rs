@@ -57,7 +57,7 @@ impl Totals {
     /// Adds up `sync` messages.
     ///
     /// # Panics
-    /// When a field is missing or of another type than the hub's protocol says.
+    /// When a field is missing or of another type than the hub's protocol says, or times and counts do not add up.
     pub fn of_syncs<'a>(messages: impl IntoIterator<Item = &'a Value>) -> Self {
         let mut totals = Self::default();
         for message in messages {
@@ -78,6 +78,9 @@ impl Totals {
             status: u16::try_from(number("status_code")).expect("a status has three digits"),
             consumer: text("consumer"),
         };
+        let times = item["response_times"].as_object().into_iter().flat_map(|bins| bins.values());
+        let timed = times.filter_map(Value::as_u64).sum::<u64>();
+        assert_eq!(timed, number("request_count"), "every request has a response time: {item}");
         let row = self.0.entry(key).or_default();
         row.count += number("request_count");
         row.request_size_sum += number("request_size_sum");
@@ -85,6 +88,12 @@ impl Totals {
         add_bins(&mut row.request_sizes, &item["request_sizes"]);
         add_bins(&mut row.response_sizes, &item["response_sizes"]);
         add_bins(&mut row.response_times, &item["response_times"]);
+    }
+
+    /// The same without the times of some rows, for comparing the rest of them.
+    pub fn untimed(mut self, rows: impl Fn(&Key) -> bool) -> Self {
+        self.0.iter_mut().filter(|(key, _)| rows(key)).for_each(|(_, row)| row.response_times.clear());
+        self
     }
 
     /// Requests in all rows.

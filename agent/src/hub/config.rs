@@ -11,7 +11,7 @@ pub struct ClientId(Uuid);
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "client id is not a UUID: saw `{0}`; copy it from the app's settings in the Apitally dashboard \
+    "client id is not a UUID: saw {0:?}; copy it from the app's settings in the Apitally dashboard \
      (it looks like 76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9)"
 )]
 pub struct ClientIdError(String);
@@ -42,7 +42,7 @@ pub struct Env(String);
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "environment name is not usable: saw `{0}`; use 1 to 32 letters, digits, dashes and underscores, \
+    "environment name is not usable: saw {0:?}; use 1 to 32 letters, digits, dashes and underscores, \
      best in lower case (like `prod`)"
 )]
 pub struct EnvError(String);
@@ -89,7 +89,7 @@ pub struct BaseUrl {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BaseUrlError {
-    #[error("hub URL is not a URL: saw `{saw}` ({reason}); write it like https://hub.apitally.io")]
+    #[error("hub URL is not a URL: saw {saw:?} ({reason}); write it like https://hub.apitally.io")]
     NotAUrl { saw: String, reason: String },
     #[error("hub URL has the scheme `{0}`; only https and http can be used")]
     Scheme(String),

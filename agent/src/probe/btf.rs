@@ -99,6 +99,9 @@ impl Btf {
     }
 
     fn find_struct(&self, name: &str) -> Option<Type> {
+        if name.is_empty() {
+            return None; // every anonymous struct has that name
+        }
         self.types
             .iter()
             .filter_map(|at| self.type_at(*at as usize))

@@ -22,6 +22,8 @@ pub enum DiscoverError {
         "there is no process {pid}; give the pid of a running process, as `pgrep -f NAME` or `systemctl show -p MainPID UNIT` print it"
     )]
     NoProcess { pid: u32 },
+    #[error("process {pid} has exited (its parent has yet to notice); start it again and give its new pid")]
+    Exited { pid: u32 },
     #[error("process {pid} exited while we were attaching to it; start it again and give its new pid")]
     Vanished { pid: u32 },
     #[error("{pid} is a thread of process {process}; give --pid {process}")]
@@ -62,7 +64,7 @@ impl Root {
             return Err(DiscoverError::KernelThread { pid, name: status.name });
         }
         if status.state.starts_with('Z') || status.state.starts_with('X') {
-            return Err(DiscoverError::NoProcess { pid });
+            return Err(DiscoverError::Exited { pid });
         }
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|_| DiscoverError::NoProcess { pid })?;
         Ok(Self { pid, name: status.name, pidfd })

@@ -4,3 +4,4 @@ mod hub_client;
 mod hub_environment;
 mod hub_messages;
 mod hub_reporter;
+mod tidy;

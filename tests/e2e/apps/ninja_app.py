@@ -37,9 +37,14 @@ class Problem(Schema):
 MISSING = Problem(detail="no such item")
 
 
-@api.api_operation(["GET", "HEAD"], "/items")
+@api.get("/items")
 def list_items(request: HttpRequest):
     return [item(id) for id in range(10)]
+
+
+@api.api_operation(["HEAD"], "/items")
+def head_of_list(request: HttpRequest):
+    return HttpResponse()
 
 
 @api.post("/items", response={201: dict})
@@ -62,7 +67,12 @@ def delete_item(request: HttpRequest, id: int):
     return (204, None) if id < ITEMS else (404, MISSING)
 
 
-@api.api_operation(["GET", "HEAD"], "/blob/{int:length}")
+@api.api_operation(["HEAD"], "/blob/{int:length}")
+def head_of_blob(request: HttpRequest, length: int):
+    return HttpResponse(headers={"Content-Length": length})
+
+
+@api.get("/blob/{int:length}")
 def blob(request: HttpRequest, length: int):
     return HttpResponse(filler(length), content_type="application/octet-stream", headers={"Content-Length": length})
 

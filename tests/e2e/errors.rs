@@ -1,0 +1,10 @@
+//! What bad input gets: one line that says what is wrong and what to do, the right exit code, a target that is
+//! served as before, and no request lost that the hub's protocol lets us keep.
+
+mod attempt;
+mod command_line;
+mod host;
+mod hub;
+mod output;
+mod seccomp;
+mod target;
