@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Tells whether the agent can run here, what it would watch, and what it would not see
     Check(CheckArgs),
+    /// Runs a recorded tap through the same pipeline and prints what would be sent; needs no root
+    Replay(ReplayArgs),
     /// Prints a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Prints the manual page (roff)
@@ -56,9 +58,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub targets: TargetArgs,
 
-    /// Client id of the app, as the Apitally dashboard shows it
-    #[arg(long, value_name = "UUID", env = "APITALLY_CLIENT_ID", hide_env_values = true)]
-    pub client_id: Option<String>,
+    #[command(flatten)]
+    pub count: CountArgs,
 
     /// Environment of the app
     #[arg(long, value_name = "ENV", env = "APITALLY_ENV", default_value = "dev")]
@@ -72,6 +73,41 @@ pub struct RunArgs {
         default_value = "https://hub.apitally.io"
     )]
     pub hub_url: String,
+
+    /// Where the agent keeps its identity
+    #[arg(long, value_name = "DIR", env = "APITALLY_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Time between two reports, such as 10s; at least 100ms [default: 10s in the first hour, then 60s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub sync_interval: Option<Duration>,
+
+    /// Print each message that would be sent, as JSON lines on stdout; needs no client id
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Keep what the kernel side delivers in this file, for `replay`; it holds captured secrets
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// Form of the log, which goes to stderr
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Size of the ring buffer between kernel and agent, a power of two of at least a page
+    #[arg(long, value_name = "BYTES", default_value_t = agent_common::limits::RING_BYTES)]
+    pub ring_bytes: u32,
+}
+
+/// How exchanges become counts: what a run and a replay have in common.
+#[derive(Debug, Args)]
+pub struct CountArgs {
+    /// Client id of the app, as the Apitally dashboard shows it
+    #[arg(long, value_name = "UUID", env = "APITALLY_CLIENT_ID", hide_env_values = true)]
+    pub client_id: Option<String>,
 
     /// Version of the app, reported with the start-up message
     #[arg(long, value_name = "VERSION")]
@@ -88,29 +124,15 @@ pub struct RunArgs {
     /// What the response time ends with
     #[arg(long, value_name = "BYTE", value_enum, default_value_t = ResponseTimeArg::LastByte)]
     pub response_time: ResponseTimeArg,
+}
 
-    /// Where the agent keeps its identity
-    #[arg(long, value_name = "DIR", env = "APITALLY_STATE_DIR")]
-    pub state_dir: Option<PathBuf>,
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// A file that --record has written
+    pub file: PathBuf,
 
-    /// Time between two reports, such as 10s; at least 100ms [default: 10s in the first hour, then 60s]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub sync_interval: Option<Duration>,
-
-    /// Print each message that would be sent, as JSON lines on stdout; needs no client id
-    #[arg(long)]
-    pub dry_run: bool,
-
-    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
-    pub log_level: LogLevel,
-
-    /// Form of the log, which goes to stderr
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-
-    /// Size of the ring buffer between kernel and agent, a power of two of at least a page
-    #[arg(long, value_name = "BYTES", default_value_t = agent_common::limits::RING_BYTES)]
-    pub ring_bytes: u32,
+    #[command(flatten)]
+    pub count: CountArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

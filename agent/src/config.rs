@@ -3,10 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    cli::{ConsumerHash, ResponseTimeArg, RunArgs, TargetArgs},
+    cli::{ConsumerHash, CountArgs, ResponseTimeArg, RunArgs, TargetArgs},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
     pipeline::{
-        ResponseTime,
+        Limits, PipelineConfig, ResponseTime,
         consumer::{ConsumerRules, HeaderRule, Identity, is_sensitive_name, key_from_client_id},
     },
 };
@@ -23,8 +23,8 @@ pub struct Config {
     pub targets: Vec<TargetSpec>,
     pub sink: SinkConfig,
     pub app_version: Option<String>,
-    pub consumers: ConsumerRules,
-    pub response_time: ResponseTime,
+    pub pipeline: PipelineConfig,
+    pub record: Option<PathBuf>,
     pub sync_interval: Option<Duration>,
     /// Bytes, a power of two.
     pub ring_bytes: u32,
@@ -95,8 +95,7 @@ impl Config {
     /// The first value that cannot be used, with what to write instead.
     pub fn new(args: RunArgs) -> Result<Self, ConfigError> {
         let targets = targets(&args.targets)?;
-        // A bad client id is an error with --dry-run, too: it is there to find such things.
-        let client_id = args.client_id.as_deref().map(ClientId::parse).transpose()?;
+        let (client_id, pipeline) = counting(&args.count)?;
         let env = Env::parse(&args.env)?;
         let base_url = BaseUrl::parse(&args.hub_url)?;
         if let Some(saw) = args.sync_interval
@@ -107,7 +106,6 @@ impl Config {
         if !args.ring_bytes.is_power_of_two() || args.ring_bytes < SMALLEST_RING {
             return Err(ConfigError::RingBytes { saw: args.ring_bytes });
         }
-        let consumers = consumer_rules(&args.consumer_header, args.consumer_hash, client_id.as_ref())?;
         let sink = if args.dry_run {
             SinkConfig::Stdout
         } else {
@@ -119,16 +117,36 @@ impl Config {
         Ok(Self {
             targets,
             sink,
-            app_version: args.app_version.map(|version| version.trim().to_owned()).filter(|v| !v.is_empty()),
-            consumers,
-            response_time: match args.response_time {
-                ResponseTimeArg::LastByte => ResponseTime::LastByte,
-                ResponseTimeArg::FirstByte => ResponseTime::FirstByte,
-            },
+            app_version: app_version(&args.count),
+            pipeline,
+            record: args.record,
             sync_interval: args.sync_interval,
             ring_bytes: args.ring_bytes,
         })
     }
+}
+
+/// What a run and a replay have in common.
+///
+/// # Errors
+/// The first value that cannot be used. A bad client id is an error even where none is needed: `--dry-run` is
+/// there to find such things.
+pub fn counting(args: &CountArgs) -> Result<(Option<ClientId>, PipelineConfig), ConfigError> {
+    let client_id = args.client_id.as_deref().map(ClientId::parse).transpose()?;
+    let config = PipelineConfig {
+        consumers: consumer_rules(&args.consumer_header, args.consumer_hash, client_id.as_ref())?,
+        response_time: match args.response_time {
+            ResponseTimeArg::LastByte => ResponseTime::LastByte,
+            ResponseTimeArg::FirstByte => ResponseTime::FirstByte,
+        },
+        limits: Limits::default(),
+    };
+    Ok((client_id, config))
+}
+
+/// The app's version, unless it is blank.
+pub fn app_version(args: &CountArgs) -> Option<String> {
+    args.app_version.as_deref().map(str::trim).filter(|version| !version.is_empty()).map(str::to_owned)
 }
 
 /// What was asked for, each thing once.

@@ -1,16 +1,17 @@
 //! The wiring: one loop over records, ticks and signals, and an orderly end.
 
 use std::{
-    io::Write as _,
+    fs::File,
+    io::{self, BufWriter},
+    path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
 use agent_common::{
-    conn::TargetId,
-    decode::{DecodeError, Record},
+    decode::{DecodeError, Record, decode},
     drops::DropReason,
+    event::HEADER_LEN,
 };
-use serde::Serialize;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, timeout},
@@ -19,15 +20,17 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     config::{Config, HubTarget, SinkConfig},
+    dry_run,
     exit::{Exit, Failure},
-    hub::{App, Condition, Hub, HubConfig, Instance, Pace, PathItem, Startup, Sync, SyncTimer},
-    pipeline::{Pipeline, PipelineConfig, counters::Counts, ledger::Ledger},
+    hub::{App, Hub, HubConfig, Instance, Pace, PathItem, Startup, Sync, SyncTimer},
+    pipeline::{Pipeline, counters::Counts, ledger::Ledger},
     probe::{
         clock,
         host::Host,
         load::{LoadOptions, Probe},
         source::Records,
     },
+    recording::Recorder,
     watch::{self, Target},
 };
 
@@ -63,19 +66,17 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     let options =
         LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
     let (mut probe, records) = Probe::load(kernel, options)?;
-    let mut pipeline = Pipeline::new(PipelineConfig {
-        response_time: config.response_time,
-        consumers: config.consumers,
-        limits: crate::pipeline::Limits::default(),
-    });
+    let mut pipeline = Pipeline::new(config.pipeline);
     let mut reports = Vec::new();
     let mut sink = Sink::open(config.sink, config.sync_interval)?;
+    let mut tape = Tape::create(config.record.as_deref())?;
     for mut target in targets {
         pipeline.add_target(target.id, target.ports());
+        tape.target(&target);
         target.attach(&mut probe)?;
         reports.push(Report::new(target, &sink, config.app_version.clone(), config.sync_interval));
     }
-    let mut daemon = Daemon { probe, records, pipeline, reports, ticks: 0, lost_records: 0 };
+    let mut daemon = Daemon { probe, records, pipeline, tape, reports, ticks: 0, lost_records: 0 };
     daemon.watch(&mut signals, &mut sink).await?;
     daemon.stop(sink).await;
     Ok(Exit::Ok)
@@ -85,6 +86,7 @@ struct Daemon {
     probe: Probe,
     records: Records,
     pipeline: Pipeline,
+    tape: Tape,
     reports: Vec<Report>,
     ticks: u32,
     /// Records the kernel side could not deliver, as last logged.
@@ -127,10 +129,11 @@ impl Daemon {
 
     /// Handles what waits in the ring buffer, up to a batch.
     fn handle_records(&mut self) -> Handled {
-        let Self { records, pipeline, probe, reports, .. } = self;
+        let Self { records, pipeline, probe, tape, reports, .. } = self;
         let mut exited = false;
-        let count = records.drain(BATCH, |record| match record {
+        let count = records.drain(BATCH, |bytes| match decode(bytes) {
             Ok(record) => {
+                tape.record(bytes, &record);
                 match record {
                     Record::ProcessForked(process) => {
                         let parent = reports.iter().find(|report| report.target.id == process.target);
@@ -241,6 +244,7 @@ impl Daemon {
         }
         self.warn_of_losses();
         log_tap(&self.probe);
+        self.tape.finish();
         sink.close().await;
     }
 }
@@ -309,18 +313,46 @@ impl Report {
     }
 }
 
-/// Where messages go.
-enum Sink {
-    Hub { hub: Hub, target: HubTarget, stopped: bool },
-    Stdout,
+/// What `--record` asks for. A recording that cannot be written on ends; the watching does not.
+struct Tape {
+    recorder: Option<Recorder<BufWriter<File>>>,
 }
 
-/// One line of `--dry-run`.
-#[derive(Serialize)]
-struct Line<'a, M> {
-    kind: &'a str,
-    target: u32,
-    message: M,
+impl Tape {
+    fn create(path: Option<&Path>) -> Result<Self, Failure> {
+        let recorder = path.map(Recorder::create).transpose();
+        Ok(Self {
+            recorder: recorder.map_err(|error| Failure::Io { doing: "create the --record file", error })?,
+        })
+    }
+
+    fn target(&mut self, target: &Target) {
+        self.write(|recorder| recorder.target(target.id, target.pid, &target.ports()));
+    }
+
+    fn record(&mut self, bytes: &[u8], record: &Record<'_>) {
+        let captured = if let Record::Data(data) = record { data.bytes.len() } else { 0 };
+        self.write(|recorder| recorder.record(bytes, HEADER_LEN + captured));
+    }
+
+    fn finish(&mut self) {
+        self.write(Recorder::flush);
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut Recorder<BufWriter<File>>) -> io::Result<()>) {
+        if let Some(recorder) = &mut self.recorder
+            && let Err(error) = write(recorder)
+        {
+            error!(%error, "the recording cannot be written on and ends here; look at the space on its disk");
+            self.recorder = None;
+        }
+    }
+}
+
+/// Where messages go.
+enum Sink {
+    Hub { hub: Hub, target: HubTarget },
+    Stdout,
 }
 
 impl Sink {
@@ -331,7 +363,7 @@ impl Sink {
                 let config =
                     HubConfig::new(target.base_url.clone(), target.client_id.clone(), target.env.clone());
                 let hub = Hub::start(HubConfig { pace: Pace::for_interval(sync_interval), ..config })?;
-                Self::Hub { hub, target, stopped: false }
+                Self::Hub { hub, target }
             }
         })
     }
@@ -345,33 +377,23 @@ impl Sink {
         }
     }
 
-    fn startup(&mut self, target: TargetId, message: &Startup) {
+    fn startup(&mut self, pid: u32, message: &Startup) {
         match self {
             Self::Hub { hub, .. } => hub.send_startup(message),
-            Self::Stdout => print_line("startup", target, message),
+            Self::Stdout => dry_run::print_startup(pid, message),
         }
     }
 
-    fn sync(&mut self, target: TargetId, message: &Sync) {
+    fn sync(&mut self, pid: u32, message: &Sync) {
         match self {
-            Self::Hub { hub, stopped, .. } => {
-                if !*stopped && hub.state().condition == Condition::Stopped {
-                    *stopped = true;
-                    warn!(
-                        "nothing is reported any more; the targets run on unwatched by Apitally until the agent is restarted with another client id"
-                    );
-                }
-                hub.send_sync(message);
-            }
-            Self::Stdout => print_line("sync", target, message),
+            Self::Hub { hub, .. } => hub.send_sync(message),
+            Self::Stdout => dry_run::print_sync(pid, message),
         }
     }
 
-    fn ledger(&self, target: TargetId, ledger: &Ledger) {
+    fn ledger(&self, pid: u32, ledger: &Ledger) {
         if matches!(self, Self::Stdout) {
-            let fields: serde_json::Map<String, serde_json::Value> =
-                ledger.fields().map(|(name, count)| (name.to_owned(), count.into())).collect();
-            print_line("ledger", target, fields);
+            dry_run::print_ledger(pid, ledger);
         }
     }
 
@@ -388,12 +410,6 @@ impl Sink {
             }
         }
     }
-}
-
-fn print_line(kind: &str, target: u32, message: impl Serialize) {
-    let line = serde_json::to_string(&Line { kind, target, message }).expect("messages are plain data");
-    // A reader that has gone away is no reason to stop watching; the log goes on.
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 fn log_undecodable(error: DecodeError) {

@@ -1,10 +1,11 @@
 //! How the agent ends: every way out has a number of its own, after sysexits.h.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use crate::{
     config::ConfigError,
     probe::{discover::DiscoverError, host::Obstacle, load::LoadError},
+    recording::ReadError,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum Exit {
     Ok = 0,
     /// A bad flag, environment value or combination.
     Usage = 64,
+    /// A file that we were given cannot be read.
+    NoInput = 66,
     /// Cannot run here, or no such target.
     Unavailable = 69,
     /// An error we did not foresee.
@@ -40,6 +43,8 @@ pub enum Failure {
     Load(#[from] LoadError),
     #[error(transparent)]
     Hub(#[from] crate::hub::StartError),
+    #[error("cannot replay {}: {error}; give a file that --record has written", path.display())]
+    Recording { path: PathBuf, error: ReadError },
     #[error("cannot {doing}: {error}")]
     Io { doing: &'static str, error: std::io::Error },
 }
@@ -48,6 +53,7 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Usage,
+            Self::Recording { .. } => Exit::NoInput,
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,
             Self::Host(_) | Self::Discover(_) | Self::Load(_) => Exit::Unavailable,

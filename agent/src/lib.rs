@@ -16,5 +16,9 @@ pub mod pipeline;
 
 pub mod hub;
 
+pub mod dry_run;
+pub mod recording;
+
 pub mod check;
 pub mod daemon;
+pub mod replay;

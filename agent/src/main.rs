@@ -11,8 +11,7 @@ use agent::{
     config::{self, Config},
     daemon,
     exit::{Exit, Failure},
-    memory,
-    telemetry,
+    memory, replay, telemetry,
 };
 use clap::{CommandFactory as _, Parser as _};
 use tracing::error;
@@ -39,6 +38,12 @@ fn main() -> ExitCode {
                 .or_else(|error| if args.targets.is_empty() { Ok(Vec::new()) } else { Err(error) })
                 .map_err(Failure::from)
                 .and_then(|targets| check::run(&targets)))
+        }
+        Some(Command::Replay(args)) => {
+            telemetry::start(LogLevel::Warn, LogFormat::Text);
+            end(config::counting(&args.count).map_err(Failure::from).and_then(|(_, pipeline)| {
+                replay::run(&args.file, pipeline, config::app_version(&args.count).as_deref())
+            }))
         }
         Some(Command::Completions { shell }) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);

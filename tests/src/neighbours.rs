@@ -4,6 +4,12 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::eventually::let_pass;
+
+/// Long enough for the other side to read what came before on its own.
+const BETWEEN_WRITES: Duration = Duration::from_millis(5);
 
 /// A server in a thread of the test. It listens as long as the test program runs.
 #[derive(Debug)]
@@ -13,7 +19,8 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// An HTTP server that keeps connections open.
+    /// An HTTP server that keeps connections open. Bodies come on their own and begin with a word and a space, as
+    /// requests do.
     pub fn http() -> Self {
         Self::serving(|stream, answered| {
             let mut lines = BufReader::new(stream.try_clone()?).lines();
@@ -21,7 +28,9 @@ impl Neighbour {
             while let Some(line) = lines.next().transpose()? {
                 // A request without a body ends at the first empty line.
                 if line.is_empty() {
-                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n")?;
+                    let_pass(BETWEEN_WRITES);
+                    stream.write_all(b"Hello neighbour")?;
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -41,6 +50,7 @@ impl Neighbour {
                     _ => "7;seven;1.75",
                 };
                 write!(stream, "${}\r\n", value.len())?;
+                let_pass(BETWEEN_WRITES);
                 stream.write_all(value.as_bytes())?;
                 answered.fetch_add(1, Ordering::Relaxed);
             }

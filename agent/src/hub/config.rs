@@ -173,7 +173,7 @@ mod tests {
             ["", "my-app", "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c", "00000000-0000-0000-0000-000000000000"]
         {
             let message = ClientId::parse(wrong).unwrap_err().to_string();
-            assert!(message.contains(&format!("saw `{wrong}`")), "{message}");
+            assert!(message.contains(&format!("saw {wrong:?}")), "{message}");
             assert!(message.contains("dashboard"), "{message}");
         }
     }
@@ -185,7 +185,7 @@ mod tests {
         }
         for wrong in ["", "pre prod", "prod/eu", "größe", "prod\n", &"x".repeat(33)] {
             let message = Env::parse(wrong).unwrap_err().to_string();
-            assert!(message.contains(&format!("saw `{wrong}`")), "{message}");
+            assert!(message.contains(&format!("saw {wrong:?}")), "{message}");
         }
     }
 
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn wrong_base_url_is_explained_without_its_password() {
-        check("hub.apitally.io", "not a URL: saw `hub.apitally.io`");
+        check("hub.apitally.io", "not a URL: saw \"hub.apitally.io\"");
         check("https://", "not a URL");
         check("ftp://hub.apitally.io", "scheme `ftp`");
         check("https://me:hunter2@hub.apitally.io", "leave out user, password");

@@ -2,7 +2,7 @@
 //!
 //! Nothing outlives the process: links, programs and maps die with their file descriptors.
 
-use std::os::fd::AsFd as _;
+use std::{io, os::fd::AsFd as _};
 
 use agent_common::{
     conn::{ConnId, ConnState, Mute, TargetId},
@@ -14,6 +14,7 @@ use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData, MapError, PerCpuArray},
     programs::{ProgramError, RawTracePoint},
+    sys::SyscallError,
 };
 use tracing::{debug, warn};
 
@@ -197,17 +198,25 @@ fn attach(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<()
     loaded.load().map_err(|error| rejected(program, error))?;
     loaded
         .attach(tracepoint)
-        .map_err(|error| LoadError::Attach { program, reason: chain(&error) })
+        .map_err(|error| match &error {
+            ProgramError::SyscallError(SyscallError { io_error, .. }) if is_forbidden(io_error) => {
+                LoadError::Forbidden(io_error.to_string())
+            }
+            _ => LoadError::Attach { program, reason: chain(&error) },
+        })
         .map(|_link| ())
 }
 
 fn rejected(program: &'static str, error: ProgramError) -> LoadError {
     match error {
-        ProgramError::LoadError { io_error, verifier_log } => LoadError::Rejected {
-            program,
-            reason: io_error.to_string(),
-            verifier_log: tail(&verifier_log.to_string(), 40),
-        },
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let verifier_log = tail(&verifier_log.to_string(), 40);
+            // The verifier says what it minds; whoever else forbids programs says nothing.
+            if verifier_log.trim().is_empty() && is_forbidden(&io_error) {
+                return LoadError::Forbidden(io_error.to_string());
+            }
+            LoadError::Rejected { program, reason: io_error.to_string(), verifier_log }
+        }
         other => LoadError::Rejected { program, reason: chain(&other), verifier_log: String::new() },
     }
 }
@@ -220,11 +229,18 @@ fn tail(log: &str, lines: usize) -> String {
 
 fn object_error(error: &aya::EbpfError) -> LoadError {
     if let aya::EbpfError::MapError(MapError::CreateError { io_error, .. }) = error
-        && matches!(io_error.raw_os_error(), Some(1 | 13 | 38))
+        && is_forbidden(io_error)
     {
         return LoadError::Forbidden(io_error.to_string());
     }
     LoadError::Object(chain(error))
+}
+
+/// What a seccomp profile or a security module makes bpf() answer, and a kernel that has none.
+fn is_forbidden(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS))
 }
 
 fn map_error(map: &'static str, error: &MapError) -> LoadError {

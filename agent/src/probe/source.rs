@@ -5,7 +5,6 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use agent_common::decode::{DecodeError, Record, decode};
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -27,13 +26,13 @@ impl Records {
         Self { ring }
     }
 
-    /// Hands over up to `max` waiting records; returns how many there were.
-    pub fn drain(&mut self, max: usize, mut each: impl FnMut(Result<Record<'_>, DecodeError>)) -> usize {
+    /// Hands over the bytes of up to `max` waiting records; returns how many there were.
+    pub fn drain(&mut self, max: usize, mut each: impl FnMut(&[u8])) -> usize {
         let mut count = 0;
         while count < max
             && let Some(item) = self.ring.next()
         {
-            each(decode(&item));
+            each(&item);
             count += 1;
         }
         count

@@ -76,7 +76,11 @@ fn unsafe_code_lives_where_it_is_expected() {
     let mut found = Vec::new();
     for dir in ["agent/src", "agent-common/src", "agent-ebpf/src", "xtask/src"] {
         let blocks = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
-        found.extend(offenders(dir, &blocks).into_iter().filter(|line| !allowed.iter().any(|file| line.starts_with(file))));
+        found.extend(
+            offenders(dir, &blocks)
+                .into_iter()
+                .filter(|line| !allowed.iter().any(|file| line.starts_with(file))),
+        );
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
@@ -86,7 +90,10 @@ fn no_test_is_switched_off() {
     let mut found = Vec::new();
     for dir in ["agent", "agent-common/src", "tests", "xtask/src"] {
         // Written in two parts, so that this line is none of those it looks for.
-        found.extend(offenders(dir, &[concat!("#[", "ignore"), concat!("to", "do!("), concat!("unimpl", "emented!(")]));
+        found.extend(offenders(
+            dir,
+            &[concat!("#[", "ignore"), concat!("to", "do!("), concat!("unimpl", "emented!(")],
+        ));
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

@@ -100,12 +100,7 @@ impl Attempt {
             running.0.try_wait().expect("it is our child")
         });
         let printed = |name| fs::read_to_string(self.dir.join(name)).expect("the agent prints UTF-8");
-        Outcome {
-            what: self.what,
-            code: status.code(),
-            stdout: printed("stdout"),
-            stderr: printed("stderr"),
-        }
+        Outcome { what: self.what, code: status.code(), stdout: printed("stdout"), stderr: printed("stderr") }
     }
 }
 

@@ -12,11 +12,11 @@ fn value_that_means_nothing_is_refused_with_what_to_write_instead() {
     check("", &["nothing to watch", "--pid PID", "--port PORT"]);
     check("--dry-run", &["nothing to watch"]);
     check("--pid 1", &["no client id", "--client-id UUID", "APITALLY_CLIENT_ID", "--dry-run"]);
-    check("--pid 1 --client-id 42", &["client id is not a UUID", "`42`", "dashboard"]);
+    check("--pid 1 --client-id 42", &["client id is not a UUID", r#""42""#, "dashboard"]);
     check("--pid 1 --client-id 00000000-0000-0000-0000-000000000000", &["client id is not a UUID"]);
     check("--pid 1 --dry-run --client-id 42", &["client id is not a UUID"]);
     let with_id = format!("--pid 1 --client-id {CLIENT_ID}");
-    check(&format!("{with_id} --env pre/prod"), &["environment name", "`pre/prod`", "1 to 32"]);
+    check(&format!("{with_id} --env pre/prod"), &["environment name", r#""pre/prod""#, "1 to 32"]);
     check(&format!("{with_id} --hub-url gopher://hub"), &["hub URL", "`gopher`", "https"]);
     check(&format!("{with_id} --hub-url hub.apitally.io"), &["hub URL", "https://hub.apitally.io"]);
     check("--pid 1 --pid 1 --dry-run", &["--pid 1 is given twice"]);
@@ -33,11 +33,11 @@ fn value_from_the_environment_is_refused_like_a_flag() {
         let attempt = Attempt::of("--pid 1 --dry-run").env(name, value);
         attempt.run().assert_refused(USAGE, &[part]);
     };
-    check("APITALLY_CLIENT_ID", "", "client id is not a UUID: saw ``");
-    check("APITALLY_CLIENT_ID", "my app", "saw `my app`");
-    check("APITALLY_ENV", "", "environment name is not usable: saw ``");
-    check("APITALLY_ENV", "größe", "saw `größe`");
-    check("APITALLY_HUB_BASE_URL", "hub", "hub URL is not a URL: saw `hub`");
+    check("APITALLY_CLIENT_ID", "", "client id is not a UUID: saw \"\"");
+    check("APITALLY_CLIENT_ID", "my app", "saw \"my app\"");
+    check("APITALLY_ENV", "", "environment name is not usable: saw \"\"");
+    check("APITALLY_ENV", "größe", "saw \"größe\"");
+    check("APITALLY_HUB_BASE_URL", "hub", "hub URL is not a URL: saw \"hub\"");
 }
 
 #[test]

@@ -72,10 +72,8 @@ fn host_that_lacks_something_is_told_what() {
     check(&OLD_KERNEL, &["this is Linux 2.6.", "needs 5.8 or newer"]);
     check(&PRIVATE_PIDS, &["pid namespace of its own", "--pid=host", "hostPID: true"]);
     check(&FakeSys::new(&[]).wrapper(), &["/sys/kernel/btf/vmlinux is missing", "CONFIG_DEBUG_INFO_BTF=y"]);
-    let locked_down = FakeSys::new(&[
-        ("btf/vmlinux", ""),
-        ("security/lockdown", "none integrity [confidentiality]\n"),
-    ]);
+    let locked_down =
+        FakeSys::new(&[("btf/vmlinux", ""), ("security/lockdown", "none integrity [confidentiality]\n")]);
     check(&locked_down.wrapper(), &["lockdown is in confidentiality mode", "lockdown=integrity"]);
     let garbage = FakeSys::new(&[("btf/vmlinux", "no type information")]);
     check(&garbage.wrapper(), &["/sys/kernel/btf/vmlinux"]);
@@ -124,7 +122,9 @@ fn check_says_that_the_agent_can_run_here() {
     let _machine = machine::in_company();
     let app = App::start(Server::Nginx);
     let tests::client::Address::Tcp(address) = app.address() else { panic!("nginx listens on TCP") };
-    Attempt::of("check").run().assert_printed(0, &["host\n", "loaded and attached", "the agent can run here\n"]);
+    Attempt::of("check")
+        .run()
+        .assert_printed(0, &["host\n", "loaded and attached", "the agent can run here\n"]);
     for target in [format!("--pid {}", app.pid()), format!("--port {}", address.port())] {
         let outcome = Attempt::of(&format!("check {target}")).run_beside(&app);
         let processes = format!("{} and 2 children", app.pid());

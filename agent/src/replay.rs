@@ -1,0 +1,102 @@
+//! `apitally-agent replay FILE`: a recorded tap through the pipeline, without kernel or root.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use agent_common::{
+    conn::TargetId,
+    decode::{Record, decode},
+};
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use crate::{
+    dry_run,
+    exit::{Exit, Failure},
+    hub::{App, PathItem, Startup, Sync},
+    pipeline::{Ktime, Pipeline, PipelineConfig},
+    recording::{Frame, ReadError, Reader},
+};
+
+/// How far the recorded time moves on between two ticks of the pipeline.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Prints what would have been sent, had it been sent in one message per target.
+///
+/// # Errors
+/// When the file cannot be read, or is no recording. A damaged one is replayed up to the damage, which is
+/// logged, and is then an error too.
+pub fn run(path: &Path, config: PipelineConfig, app_version: Option<&str>) -> Result<Exit, Failure> {
+    let unreadable = |error| Failure::Recording { path: path.to_owned(), error };
+    let mut reader = Reader::open(path).map_err(unreadable)?;
+    let mut pipeline = Pipeline::new(config);
+    let mut targets: BTreeMap<TargetId, u32> = BTreeMap::new();
+    let mut clock = Clock::default();
+    let damage = loop {
+        match reader.next_frame() {
+            Ok(Some(Frame::Target { id, pid, ports })) => {
+                pipeline.add_target(id, ports);
+                targets.insert(id, pid);
+            }
+            Ok(Some(Frame::Record(bytes))) => match decode(bytes) {
+                Ok(record) => {
+                    if let Some(now) = clock.tick(time_of(&record)) {
+                        pipeline.handle_tick(now);
+                    }
+                    pipeline.handle_event(record);
+                    // There is no kernel side to tell.
+                    pipeline.take_mutes().for_each(drop);
+                    pipeline.take_closed().for_each(drop);
+                }
+                Err(error) => warn!(%error, "a record of the recording cannot be read and is left out"),
+            },
+            Ok(None) => break None,
+            Err(error @ ReadError::Damaged { .. }) => {
+                error!(%error, "replayed up to the damage");
+                break Some(error);
+            }
+            Err(error) => return Err(unreadable(error)),
+        }
+    };
+    for (id, pid) in targets {
+        pipeline.finish_target(id);
+        let app = App {
+            version: app_version.map(str::to_owned),
+            routes: pipeline.routes(id).into_iter().map(|(method, path)| PathItem { method, path }).collect(),
+            ..App::default()
+        };
+        dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app));
+        let counts = pipeline.take_counts(id);
+        dry_run::print_sync(pid, &Sync::new(SystemTime::now(), Uuid::nil(), counts, None));
+        dry_run::print_ledger(pid, &pipeline.ledger(id));
+    }
+    damage.map_or(Ok(Exit::Ok), |error| Err(unreadable(error)))
+}
+
+fn time_of(record: &Record<'_>) -> Ktime {
+    Ktime(match record {
+        Record::Data(data) => data.ktime_ns,
+        Record::End(end) => end.ktime_ns,
+        Record::Closed(closed) => closed.ktime_ns,
+        Record::ProcessForked(process) | Record::ProcessExited(process) => process.ktime_ns,
+    })
+}
+
+/// The recorded time, in steps of [`TICK`].
+#[derive(Default)]
+struct Clock {
+    last: Ktime,
+}
+
+impl Clock {
+    fn tick(&mut self, now: Ktime) -> Option<Ktime> {
+        if now.since(self.last) < TICK {
+            return None;
+        }
+        self.last = now;
+        Some(now)
+    }
+}
