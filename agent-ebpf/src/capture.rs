@@ -8,6 +8,8 @@
 //! any arguments (Linux 5.6). Inlined, the ways to get here times the steps of the walk are more than it
 //! is willing to follow. They may take five integers at most; hence the packed ones.
 
+use core::ffi::c_void;
+
 use agent_common::{
     conn::Direction,
     drops::DropReason,
@@ -159,14 +161,21 @@ pub extern "C" fn tap_piece(conn: u64, offset: u64, address: u64, lens: u64, mar
 }
 
 /// The walk over the buffers of one call.
+///
+/// verifier: kept in a map (`maps::PIECES`), of whose values it knows nothing. On the stack it follows the
+/// ranges of each number from step to step, and no step looks like the one before; and the frames of the
+/// callers together exceed 512 bytes ("combined stack size is 608", Linux 5.10 to 6.12).
+#[repr(C)]
 #[derive(Clone, Copy)]
-struct Pieces {
+pub struct Pieces {
     conn: u64,
     /// Position in the stream of the call's first byte.
     base: u64,
     marks: Marks,
     /// Bytes the call moved.
     moved: u64,
+    /// Bytes at the beginning that are not wanted.
+    skip: u64,
     /// The next byte of the call to copy.
     next: u64,
     /// End of the window at the beginning.
@@ -182,61 +191,66 @@ struct Pieces {
     iovecs_left: u64,
 }
 
-/// Emits the records of one call whose first byte is at position `base`: `extent.low()` bytes, of which
-/// the first `extent.high()` are not wanted. `shape` is the source's count and, above it, the marks.
+impl Pieces {
+    /// Before the first step: `moved` bytes from position `base` on, of which the first `skip` are not
+    /// wanted.
+    #[inline(always)]
+    pub fn new(conn: u64, base: u64, source: Source, moved: u64, skip: u64, marks: Marks) -> Self {
+        let is_buffer = source.count == Source::BUFFER;
+        let is_iovecs = !is_buffer && source.count != Source::UNREADABLE;
+        Self {
+            conn,
+            base,
+            marks,
+            moved,
+            skip,
+            next: skip,
+            window_end: (skip + CAPTURE_PER_CALL as u64).min(moved),
+            reported: skip,
+            buffer_start: 0,
+            buffer_end: if is_buffer { moved } else { 0 },
+            buffer: source.address,
+            iovecs: source.address,
+            iovecs_left: if is_iovecs { u64::from(source.count) } else { 0 },
+        }
+    }
+}
+
+/// Emits the records of one call, which `raw::pieces` holds.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tap_walk_with_loop(conn: u64, base: u64, source: u64, shape: u64, extent: u64) -> u64 {
-    walk(conn, base, source, Pair(shape), Pair(extent), Walk::WithLoop)
+pub extern "C" fn tap_walk_with_loop() -> u64 {
+    raw::loop_times(IOVECS_WITH_LOOP + BULK_STEPS, step_in_loop);
+    finish()
 }
 
 /// The same for kernels without `bpf_loop`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tap_walk_unrolled(conn: u64, base: u64, source: u64, shape: u64, extent: u64) -> u64 {
-    walk(conn, base, source, Pair(shape), Pair(extent), Walk::Unrolled)
-}
-
-const BULK_STEPS: u32 = (CAPTURE_PER_CALL / PIECE_MAX) as u32 + 2;
-
-#[inline(always)]
-fn walk(conn: u64, base: u64, source: u64, shape: Pair, extent: Pair, how: Walk) -> u64 {
-    let (moved, skip) = (u64::from(extent.low()), u64::from(extent.high()));
-    let is_buffer = shape.low() == Source::BUFFER;
-    let is_unreadable = shape.low() == Source::UNREADABLE;
-    let mut pieces = Pieces {
-        conn,
-        base,
-        marks: Marks(u64::from(shape.high())),
-        moved,
-        next: skip,
-        window_end: (skip + CAPTURE_PER_CALL as u64).min(moved),
-        reported: skip,
-        buffer_start: 0,
-        buffer_end: if is_buffer { moved } else { 0 },
-        buffer: source,
-        iovecs: source,
-        iovecs_left: if is_buffer { 0 } else { u64::from(shape.low()) },
-    };
-    if !is_unreadable {
-        match how {
-            Walk::WithLoop => raw::loop_with(IOVECS_WITH_LOOP + BULK_STEPS, step_in_loop, &mut pieces),
-            Walk::Unrolled => {
-                for _ in 0..IOVECS_UNROLLED + BULK_STEPS {
-                    if step(&mut pieces) == DONE {
-                        break;
-                    }
-                }
-            }
-        }
-        if pieces.next < moved {
-            raw::count_drop(DropReason::TooManyBuffers);
+pub extern "C" fn tap_walk_unrolled() -> u64 {
+    for _ in 0..IOVECS_UNROLLED + BULK_STEPS {
+        if step() == DONE {
+            break;
         }
     }
-    // What no piece covered, or a call of which nothing is wanted but that it reached this position.
-    if pieces.reported < moved || (skip == moved && skip > 0) {
-        let rest = Pair::new(0, (moved - pieces.reported) as u32);
-        tap_piece(conn, base + pieces.reported, 0, rest.0, pieces.marks.at(pieces.reported).0);
+    finish()
+}
+
+/// Steps beyond one for each buffer.
+const BULK_STEPS: u32 = (CAPTURE_PER_CALL / PIECE_MAX) as u32 + 2;
+
+/// Accounts for what no step has covered.
+#[inline(always)]
+fn finish() -> u64 {
+    let Some(pieces) = raw::pieces() else { return 0 };
+    if pieces.iovecs_left > 0 && pieces.next < pieces.moved {
+        raw::count_drop(DropReason::TooManyBuffers);
+    }
+    // Also a call of which nothing is wanted but that it reached this position.
+    if pieces.reported < pieces.moved || (pieces.skip == pieces.moved && pieces.skip > 0) {
+        let rest = Pair::new(0, (pieces.moved - pieces.reported) as u32);
+        let marks = pieces.marks.at(pieces.reported);
+        tap_piece(pieces.conn, pieces.base + pieces.reported, 0, rest.0, marks.0);
     }
     0
 }
@@ -244,31 +258,30 @@ fn walk(conn: u64, base: u64, source: u64, shape: Pair, extent: Pair, how: Walk)
 const CONTINUE: i64 = 0;
 const DONE: i64 = 1;
 
-unsafe extern "C" fn step_in_loop(_round: u32, pieces: *mut Pieces) -> i64 {
-    // SAFETY: `raw::loop_with` hands over the context it was given, which outlives the loop.
-    step(unsafe { &mut *pieces })
+extern "C" fn step_in_loop(_round: u32, _context: *mut c_void) -> i64 {
+    step()
 }
 
-/// One step on a copy of the walk.
+/// One step of the walk: the next piece of the buffer at hand, or of the next one.
 ///
-/// verifier: the copy comes through a helper, so it knows nothing about the numbers in it. Otherwise it
-/// follows the ranges of each of them from step to step, and no step looks like the one before.
+/// verifier: the map is asked at every step, or the compiler would keep the numbers on the stack.
 #[inline(always)]
-fn step(walk: &mut Pieces) -> i64 {
-    let Some(mut pieces) = raw::read_kernel::<Pieces>(core::ptr::from_mut(walk) as u64) else { return DONE };
-    let answer = advance(&mut pieces);
-    *walk = pieces;
-    answer
+fn step() -> i64 {
+    raw::pieces().map_or(DONE, advance)
 }
 
-/// Copies the next piece, or moves on to the next buffer.
 #[inline(always)]
 fn advance(pieces: &mut Pieces) -> i64 {
     if pieces.next >= pieces.moved {
         return DONE;
     }
     if pieces.next >= pieces.buffer_end {
-        return next_buffer(pieces);
+        if next_buffer(pieces) == DONE {
+            return DONE;
+        }
+        if pieces.next >= pieces.buffer_end {
+            return CONTINUE; // nothing in it, or nothing that is wanted
+        }
     }
     let in_window = pieces.next < pieces.window_end;
     let wanted_end = if in_window { pieces.window_end } else { pieces.moved };
@@ -294,6 +307,7 @@ fn next_buffer(pieces: &mut Pieces) -> i64 {
     }
     let Some([address, len]) = raw::read_user::<[u64; 2]>(pieces.iovecs) else {
         raw::count_drop(DropReason::UserFault);
+        pieces.iovecs_left = 0;
         return DONE;
     };
     pieces.iovecs += 16;

@@ -11,6 +11,8 @@ use aya_ebpf::{
     maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 
+use crate::capture::Pieces;
+
 /// Processes (thread groups) of the targets. Roots are put in by user space, children by `process_fork`;
 /// `process_exit` removes them. Full: the child is not watched (`DropReason::TargetsFull`).
 #[map]
@@ -28,6 +30,11 @@ pub static MUTES: LruHashMap<ConnId, Mute> = LruHashMap::with_max_entries(limits
 /// Records. Full: the record is dropped and counted, its bytes show up as a gap.
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
+
+/// The walk over the buffers of the call at hand. Used by the program on `sys_exit` alone, which runs once at
+/// a time on a CPU: with preemption off, or else the kernel skips the second run (`prog->active`).
+#[map]
+pub static PIECES: PerCpuArray<Pieces> = PerCpuArray::with_max_entries(1, 0);
 
 /// How often each `DropReason` happened.
 #[map]

@@ -2,7 +2,7 @@
 //!
 //! A function here is safe to call with any address: the kernel's probe reads check it and report a fault.
 
-use core::mem::MaybeUninit;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use agent_common::{
     conn::{ConnId, ConnState, Mute, TargetId},
@@ -14,7 +14,7 @@ use aya_ebpf::{
     maps::ring_buf::RingBufEntry,
 };
 
-use crate::maps;
+use crate::{capture::Pieces, maps};
 
 /// A value of kernel memory; `None` when the address cannot be read.
 #[inline(always)]
@@ -89,6 +89,14 @@ pub fn conn_state(conn: ConnId) -> Option<&'static mut ConnState> {
     maps::CONNS.get_ptr_mut(conn).map(|state| unsafe { &mut *state })
 }
 
+/// The walk over the buffers of the call at hand.
+#[inline(always)]
+pub fn pieces() -> Option<&'static mut Pieces> {
+    // SAFETY: the pointer comes from a look-up; map values live as long as the map. Only one program uses
+    // the map, and it runs once at a time on a CPU (see `PIECES`).
+    maps::PIECES.get_ptr_mut(0).map(|pieces| unsafe { &mut *pieces })
+}
+
 /// What user space does not need of `conn`.
 #[inline(always)]
 pub fn mute_of(conn: ConnId) -> Mute {
@@ -155,9 +163,9 @@ pub fn set_header<const PAYLOAD: usize>(slot: &mut RingBufEntry<Slot<PAYLOAD>>, 
 
 /// Runs `step` up to `max` times, until it answers 1 (`bpf_loop`, Linux 5.17).
 #[inline(always)]
-pub fn loop_with<C>(max: u32, step: unsafe extern "C" fn(u32, *mut C) -> i64, context: &mut C) {
-    // SAFETY: the kernel calls `step` with the context we hand over, and the verifier checks `step` for it.
+pub fn loop_times(max: u32, step: extern "C" fn(u32, *mut c_void) -> i64) {
+    // SAFETY: the kernel calls `step` with a round and the null context.
     unsafe {
-        generated::bpf_loop(max, step as *mut _, (context as *mut C).cast(), 0);
+        generated::bpf_loop(max, step as *mut _, core::ptr::null_mut(), 0);
     }
 }

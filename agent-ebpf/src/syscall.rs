@@ -11,7 +11,7 @@ use aya_log_ebpf::debug;
 
 use crate::{
     arch::{self, Args, Regs, nr},
-    capture::{Marks, Pair, Source, Walk, tap_walk_unrolled, tap_walk_with_loop},
+    capture::{Marks, Pair, Pieces, Source, Walk, tap_walk_unrolled, tap_walk_with_loop},
     conns::{self, Origin},
     emit::{self, Wake},
     raw,
@@ -225,54 +225,35 @@ struct Moved {
     discarded: bool,
 }
 
+/// verifier: the walk is called from here rather than by `tap_account`, whose frame would lie between them
+/// (512 bytes for all frames together up to Linux 6.12).
 #[inline(always)]
 fn account(socket: Socket, source: Source, moved: u64, direction: Direction, walk: Walk) {
     let shape = Pair::new(source.count, direction as u32).0;
+    if tap_account(socket.conn, source.address, shape, moved) == NOT_WANTED {
+        return;
+    }
     match walk {
-        Walk::WithLoop => tap_account_with_loop(socket.conn, source.address, shape, moved),
-        Walk::Unrolled => tap_account_unrolled(socket.conn, source.address, shape, moved),
+        Walk::WithLoop => tap_walk_with_loop(),
+        Walk::Unrolled => tap_walk_unrolled(),
     };
 }
 
-/// Accounts for `moved` bytes of connection `conn` and emits what of them is wanted. `shape` is the
-/// source's count and, above it, the direction.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn tap_account_with_loop(conn: u64, source: u64, shape: u64, moved: u64) -> u64 {
-    let shape = Pair(shape);
-    let source = Source { address: source, count: shape.low() };
-    let direction = if shape.high() == 0 { Direction::Ingress } else { Direction::Egress };
-    if let Some(wanted) = wanted_of(conn, source, moved, direction) {
-        let shape = Pair::new(source.count, wanted.marks.0 as u32);
-        tap_walk_with_loop(
-            conn,
-            wanted.base,
-            source.address,
-            shape.0,
-            Pair::new(moved as u32, wanted.skip as u32).0,
-        );
-    }
-    0
-}
+const NOT_WANTED: u64 = 0;
+const WANTED: u64 = 1;
 
-/// The same for kernels without `bpf_loop`.
+/// Accounts for `moved` bytes of connection `conn`; when some of them are wanted, puts them into
+/// `raw::pieces` for the walk. `shape` is the source's count and, above it, the direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tap_account_unrolled(conn: u64, source: u64, shape: u64, moved: u64) -> u64 {
+pub extern "C" fn tap_account(conn: u64, source: u64, shape: u64, moved: u64) -> u64 {
     let shape = Pair(shape);
     let source = Source { address: source, count: shape.low() };
     let direction = if shape.high() == 0 { Direction::Ingress } else { Direction::Egress };
-    if let Some(wanted) = wanted_of(conn, source, moved, direction) {
-        let shape = Pair::new(source.count, wanted.marks.0 as u32);
-        tap_walk_unrolled(
-            conn,
-            wanted.base,
-            source.address,
-            shape.0,
-            Pair::new(moved as u32, wanted.skip as u32).0,
-        );
-    }
-    0
+    let Some(wanted) = wanted_of(conn, source, moved, direction) else { return NOT_WANTED };
+    let Some(pieces) = raw::pieces() else { return NOT_WANTED };
+    *pieces = Pieces::new(conn, wanted.base, source, moved, wanted.skip, wanted.marks);
+    WANTED
 }
 
 /// What of a call user space wants.

@@ -43,7 +43,7 @@ pub enum Failure {
     Load(#[from] LoadError),
     #[error(transparent)]
     Hub(#[from] crate::hub::StartError),
-    #[error("cannot replay {}: {error}; give a file that --record has written", path.display())]
+    #[error("{}: {error}", path.display())]
     Recording { path: PathBuf, error: ReadError },
     #[error("cannot {doing}: {error}")]
     Io { doing: &'static str, error: std::io::Error },

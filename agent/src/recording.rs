@@ -113,11 +113,11 @@ pub enum Frame<'a> {
 /// Why a recording cannot be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("it is not a recording: it does not begin with the mark of one")]
+    #[error("this is no recording; give a file that --record has written")]
     NotARecording,
-    #[error("it is a recording of version {found}; this agent reads version {ours}", ours = MAGIC[7])]
+    #[error("a recording of version {found}, and this agent reads version {ours}; record it anew", ours = MAGIC[7])]
     Version { found: u8 },
-    #[error("it is damaged at byte {at}: {what}")]
+    #[error("damaged at byte {at}, where {what}; what is before that was replayed")]
     Damaged { at: u64, what: &'static str },
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -280,7 +280,7 @@ mod tests {
             damaged[at] ^= 0x20;
             assert!(read(&damaged).1.is_err(), "byte {at}");
         }
-        assert!(read(b"").1.unwrap_err().contains("not a recording"));
+        assert!(read(b"").1.unwrap_err().contains("no recording"));
         assert!(read(b"APITTAP\x09").1.unwrap_err().contains("version 9"));
     }
 }

@@ -10,7 +10,7 @@ use agent_common::{
     conn::TargetId,
     decode::{Record, decode},
 };
-use tracing::{error, warn};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
@@ -27,8 +27,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// Prints what would have been sent, had it been sent in one message per target.
 ///
 /// # Errors
-/// When the file cannot be read, or is no recording. A damaged one is replayed up to the damage, which is
-/// logged, and is then an error too.
+/// When the file cannot be read, or is no recording. A damaged one is replayed up to the damage, and is then
+/// an error too.
 pub fn run(path: &Path, config: PipelineConfig, app_version: Option<&str>) -> Result<Exit, Failure> {
     let unreadable = |error| Failure::Recording { path: path.to_owned(), error };
     let mut reader = Reader::open(path).map_err(unreadable)?;
@@ -54,10 +54,7 @@ pub fn run(path: &Path, config: PipelineConfig, app_version: Option<&str>) -> Re
                 Err(error) => warn!(%error, "a record of the recording cannot be read and is left out"),
             },
             Ok(None) => break None,
-            Err(error @ ReadError::Damaged { .. }) => {
-                error!(%error, "replayed up to the damage");
-                break Some(error);
-            }
+            Err(error @ ReadError::Damaged { .. }) => break Some(error),
             Err(error) => return Err(unreadable(error)),
         }
     };

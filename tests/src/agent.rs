@@ -313,7 +313,7 @@ impl Stopped {
     fn last(&self, message: &str) -> Ledger {
         let line = self.log.iter().rev().find(|line| line.message() == Some(message));
         let line = line.unwrap_or_else(|| panic!("the agent logged no line {message:?}"));
-        let fields = line.parsed.as_object().expect("a line with a message is an object");
+        let fields = line.parsed["fields"].as_object().expect("a line with a message has fields");
         let numbers = fields.iter().filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
         Ledger(numbers.collect())
     }
@@ -360,7 +360,7 @@ impl LogLine {
     }
 
     pub fn field(&self, name: &str) -> Option<&Value> {
-        self.parsed.get(name)
+        self.parsed["fields"].get(name)
     }
 }
 

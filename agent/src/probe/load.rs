@@ -13,8 +13,8 @@ use agent_common::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData, MapError, PerCpuArray},
-    programs::{ProgramError, RawTracePoint},
-    sys::SyscallError,
+    programs::{ProgramError, ProgramType, RawTracePoint},
+    sys::{SyscallError, is_program_supported},
 };
 use tracing::{debug, warn};
 
@@ -87,6 +87,7 @@ impl Probe {
         if kernel < NO_MEMLOCK {
             lift_memlock();
         }
+        may_load_programs()?;
         let settings = settings(&Btf::of_kernel()?, options)?;
         let log_level = if options.verbose { 4_u8 } else { 0 };
         let mut ebpf = EbpfLoader::new()
@@ -158,6 +159,18 @@ impl Probe {
     /// How much moved since loading.
     pub fn tallies(&self) -> [(Tally, u64); Tally::ALL.len()] {
         Tally::ALL.map(|tally| (tally, sum(&self.tallies, tally as u32)))
+    }
+}
+
+/// Asked with a program of two instructions: where that is forbidden, aya takes the kernel for one that can do
+/// nothing, and rejects our object for reasons that mislead.
+fn may_load_programs() -> Result<(), LoadError> {
+    match is_program_supported(ProgramType::RawTracePoint) {
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. })) if is_forbidden(&io_error) => {
+            Err(LoadError::Forbidden(io_error.to_string()))
+        }
+        // Anything else is said in better words when it happens to our own programs.
+        _ => Ok(()),
     }
 }
 

@@ -79,7 +79,7 @@ fn what_is_asked_of_the_program_itself_is_no_error() {
     check("-h", &["Usage: apitally-agent"]);
     check("check --help", &["--port <PORT>"]);
     check("--version", &["apitally-agent 0."]);
-    check("completions bash", &["_apitally-agent()", "--client-id"]);
+    check("completions bash", &["complete -F", "--client-id"]);
     check("completions zsh", &["#compdef apitally-agent"]);
     check("man", &[".TH apitally-agent"]);
 }
