@@ -31,8 +31,9 @@ pub static MUTES: LruHashMap<ConnId, Mute> = LruHashMap::with_max_entries(limits
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
 
-/// The walk over the buffers of the call at hand. Used by the program on `sys_exit` alone, which runs once at
-/// a time on a CPU: with preemption off, or else the kernel skips the second run (`prog->active`).
+/// The walk over the buffers of the call at hand. Used by the program on `sys_exit` alone, of which one run at
+/// a time is on a CPU: up to Linux 7.1 preemption is off, and later the kernel skips a run that finds another
+/// one unfinished (`prog->active` in kernel/trace/bpf_trace.c).
 #[map]
 pub static PIECES: PerCpuArray<Pieces> = PerCpuArray::with_max_entries(1, 0);
 

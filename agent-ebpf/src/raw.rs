@@ -121,7 +121,9 @@ pub fn tally(what: Tally, amount: u64) {
 fn add(counters: &aya_ebpf::maps::PerCpuArray<u64>, index: u32, amount: u64) {
     if let Some(counter) = counters.get_ptr_mut(index) {
         // A plain add: raw tracepoints run with preemption off (`cant_sleep` in kernel/trace/bpf_trace.c),
-        // and none of ours fires in an interrupt, so no program interrupts another on one CPU.
+        // and none of ours fires in an interrupt, so no program interrupts another on one CPU. From Linux 7.2
+        // on those of system calls may be preempted; a program is then still never interrupted by itself, and
+        // that another of ours comes in between these two instructions costs one count of a diagnostic.
         // SAFETY: the pointer comes from a look-up and is aligned as map values are.
         unsafe { *counter = (*counter).wrapping_add(amount) }
     }

@@ -12,6 +12,7 @@ use agent_common::{
     drops::DropReason,
     event::HEADER_LEN,
 };
+use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, timeout},
@@ -75,6 +76,9 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         tape.target(&target);
         target.attach(&mut probe)?;
         reports.push(Report::new(target, &sink, config.app_version.clone(), config.sync_interval));
+    }
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        debug!(%error, "cannot tell systemd that we are ready");
     }
     let mut daemon = Daemon { probe, records, pipeline, tape, reports, ticks: 0, lost_records: 0 };
     daemon.watch(&mut signals, &mut sink).await?;

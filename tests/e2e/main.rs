@@ -4,4 +4,5 @@ mod bounds;
 mod counts;
 mod errors;
 mod lifecycle;
+mod recording;
 mod traffic;

@@ -238,7 +238,7 @@ impl Task {
                 continue;
             }
             let started = Instant::now().into_std();
-            if self.round().await == Round::Failed {
+            if self.round().await == Round::Failed && self.finish.is_none() {
                 let ended = Instant::now().into_std();
                 let next = self.config.pace.round_after(started, ended, fastrand::f64());
                 self.wait_until(next.into()).await;

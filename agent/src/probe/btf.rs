@@ -154,8 +154,9 @@ impl Btf {
         let info = u32_at(&self.bytes, at + 4)?;
         Some(Type {
             name: u32_at(&self.bytes, at)?,
-            kind: info >> 24 & 0x1f,
-            members: info & 0xffff,
+            // Wider than before Linux 7.2, which put bits to use that had been zero.
+            kind: info >> 24 & 0x7f,
+            members: info & 0x00ff_ffff,
             kind_flag: info >> 31 == 1,
             size_or_type: u32_at(&self.bytes, at + 8)?,
             rest: at + 12,

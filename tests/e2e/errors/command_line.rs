@@ -75,8 +75,8 @@ fn bad_flag_is_a_usage_error() {
 fn what_is_asked_of_the_program_itself_is_no_error() {
     let check = |args: &str, parts: &[&str]| Attempt::of(args).run().assert_printed(0, parts);
     let _machine = machine::in_company();
-    check("--help", &["Usage: apitally-agent", "--client-id <UUID>", "--dry-run"]);
-    check("-h", &["Usage: apitally-agent"]);
+    check("--help", &["Usage: ", "--client-id <UUID>", "--dry-run"]);
+    check("-h", &["Usage: "]);
     check("check --help", &["--port <PORT>"]);
     check("--version", &["apitally-agent 0."]);
     check("completions bash", &["complete -F", "--client-id"]);
