@@ -49,7 +49,7 @@ fn check_gigabyte(server: Server, path: &str) {
     let exchange = app.client().send(&Request::get(path)).exchange;
     let stopped = agent.stop();
     assert_eq!((exchange.status, exchange.response_size), (200, 1 << 30));
-    assert_same(&Totals::of([&exchange]), &hub.totals());
+    assert_same(&Totals::of([&exchange]).untimed(|_| true), &hub.totals().untimed(|_| true));
     let tap = stopped.tap();
     assert!(tap.get("records") > 0, "{tap}");
     assert!(tap.get("records") < RECORDS_PER_DOWNLOAD, "{tap}");

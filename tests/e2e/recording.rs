@@ -26,7 +26,8 @@ fn recording_replays_to_the_same_counts() {
     let replay = replay.expect("the agent can be started");
     assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
     let lines = String::from_utf8(replay.stdout).expect("messages are text");
-    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    let lines: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
     let of_kind = |kind: &'static str| lines.iter().filter(move |line| line["kind"] == kind);
     assert_same(&stopped.totals(), &Totals::of_syncs(of_kind("sync").map(|line| &line["message"])));
     let ledger = of_kind("ledger").next().expect("a ledger for the one target");

@@ -131,13 +131,14 @@ impl fmt::Display for Key {
 /// Every row, count, size sum and size histogram is the same; every time is within one bin of the client's own.
 ///
 /// # Panics
-/// With all differences, one a line.
+/// With all differences.
 pub fn assert_same(truth: &Totals, reported: &Totals) {
     let differences = differences(truth, reported);
     assert!(differences.is_empty(), "the agent's counts differ from the client's:\n{differences}");
 }
 
-fn differences(truth: &Totals, reported: &Totals) -> String {
+/// What [`assert_same`] looks for, one difference a line.
+pub fn differences(truth: &Totals, reported: &Totals) -> String {
     let mut out = String::new();
     for (key, reported) in &reported.0 {
         if !truth.0.contains_key(key) {
