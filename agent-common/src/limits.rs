@@ -8,12 +8,13 @@ pub const CLASS_PAYLOADS: [usize; 4] = [256, 1024, 4096, 16_384];
 /// Largest piece of one record, bytes.
 pub const PIECE_MAX: usize = CLASS_PAYLOADS[3];
 
-/// Bytes copied from the beginning of one call. A head is nearly always smaller, and the usual server
-/// writes its chunks in calls of at most this size.
-pub const CAPTURE_PER_CALL: usize = 64 * 1024;
+/// Bytes copied from the beginning of one call. Servers on asyncio and uvloop read up to 256 KiB at once, and
+/// a chunked body is exact only when each of its chunk sizes is seen; what is known not to be needed is muted.
+pub const CAPTURE_PER_CALL: usize = 256 * 1024;
 
-/// Bytes copied from the end of a call that exceeds [`CAPTURE_PER_CALL`]: room for the end of a chunked body
-/// with a few trailer fields.
+/// Bytes copied from the end of a call that exceeds [`CAPTURE_PER_CALL`], room for the end of a chunked body
+/// with a few trailer fields; and from the beginning of each further buffer of such a call, since servers that
+/// write many chunks at once put the size of each into a buffer of its own.
 pub const TAIL: usize = 256;
 
 /// Buffers walked in one vectored call: with `bpf_loop` (Linux 5.17), and without it.

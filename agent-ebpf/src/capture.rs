@@ -1,8 +1,9 @@
 //! A call that moved bytes: which of them to copy, from which of its buffers.
 //!
 //! The bytes of a call are numbered from 0 to `moved`. What is copied is a window at the beginning (behind
-//! what user space has muted) and a short tail; both may lie across any number of buffers. One step of the
-//! walk handles one piece of one buffer, so there is one loop, whatever the shape of the call.
+//! what user space has muted), the first bytes of each buffer behind it, and a short tail; window and tail may
+//! lie across any number of buffers. One step of the walk handles one piece of one buffer, so there is one
+//! loop, whatever the shape of the call.
 //!
 //! verifier: the functions with a C name are global functions, which it checks once, on their own, for
 //! any arguments (Linux 5.6). Inlined, the ways to get here times the steps of the walk are more than it
@@ -220,7 +221,7 @@ impl Pieces {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tap_walk_with_loop() -> u64 {
-    raw::loop_times(IOVECS_WITH_LOOP + BULK_STEPS, step_in_loop);
+    raw::loop_times(IOVECS_WITH_LOOP * STEPS_PER_BUFFER + BULK_STEPS, step_in_loop);
     finish()
 }
 
@@ -228,7 +229,7 @@ pub extern "C" fn tap_walk_with_loop() -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tap_walk_unrolled() -> u64 {
-    for _ in 0..IOVECS_UNROLLED + BULK_STEPS {
+    for _ in 0..IOVECS_UNROLLED * STEPS_PER_BUFFER + BULK_STEPS {
         if step() == DONE {
             break;
         }
@@ -236,8 +237,10 @@ pub extern "C" fn tap_walk_unrolled() -> u64 {
     finish()
 }
 
-/// Steps beyond one for each buffer.
-const BULK_STEPS: u32 = (CAPTURE_PER_CALL / PIECE_MAX) as u32 + 2;
+/// Steps for what is large: the pieces of the window, and around the tail.
+const BULK_STEPS: u32 = (CAPTURE_PER_CALL / PIECE_MAX) as u32 + 4;
+/// Steps for a buffer behind the window: copying its beginning, leaving it.
+const STEPS_PER_BUFFER: u32 = 2;
 
 /// Accounts for what no step has covered.
 #[inline(always)]
@@ -283,8 +286,19 @@ fn advance(pieces: &mut Pieces) -> i64 {
             return CONTINUE; // nothing in it, or nothing that is wanted
         }
     }
-    let in_window = pieces.next < pieces.window_end;
-    let wanted_end = if in_window { pieces.window_end } else { pieces.moved };
+    let tail_start = pieces.moved.saturating_sub(TAIL as u64);
+    let buffer_head_end = pieces.buffer_start + TAIL as u64;
+    let wanted_end = if pieces.next < pieces.window_end {
+        pieces.window_end
+    } else if pieces.next >= tail_start {
+        pieces.moved
+    } else if pieces.next < buffer_head_end {
+        buffer_head_end
+    } else {
+        // Nothing up to the next buffer or the tail; the jump in position tells how much that is.
+        pieces.next = pieces.buffer_end.min(tail_start);
+        return CONTINUE;
+    };
     let len = (wanted_end.min(pieces.buffer_end) - pieces.next).min(PIECE_MAX as u64);
     let address = pieces.buffer + (pieces.next - pieces.buffer_start);
     let marks = pieces.marks.at(pieces.next);
@@ -292,10 +306,6 @@ fn advance(pieces: &mut Pieces) -> i64 {
     pieces.marks.0 &= !Marks::WAKE;
     pieces.next += len;
     pieces.reported = pieces.next;
-    // Between the window and the tail nothing is copied; the jump in position tells how much.
-    if in_window && pieces.next == pieces.window_end {
-        pieces.next = pieces.next.max(pieces.moved.saturating_sub(TAIL as u64));
-    }
     CONTINUE
 }
 

@@ -5,7 +5,7 @@ use agent_common::{
     drops::DropReason,
     event::{Kind, RecordHeader},
 };
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::{EbpfContext, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
 
 use crate::{
@@ -16,10 +16,9 @@ use crate::{
     target::{self, Current},
 };
 
-/// `close(fd)`, or `dup2(old, new)`, which closes `new`.
+/// The beginning of system call `number`: `close(fd)`, or `dup2(old, new)`, which closes `new`.
 #[inline(always)]
-pub fn on_enter(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
-    let number = ctx.arg::<u64>(1);
+pub fn on_enter(ctx: &impl EbpfContext, regs: impl FnOnce() -> Regs, number: u64) -> Result<i32, DropReason> {
     if number != nr::CLOSE && number != nr::DUP2 && number != nr::DUP3 {
         return Ok(0);
     }
@@ -27,7 +26,7 @@ pub fn on_enter(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
     if arch::is_compat() {
         return Err(DropReason::CompatSyscall);
     }
-    let args = Regs(ctx.arg::<u64>(0)).args()?;
+    let args = regs().args()?;
     let closed = if number == nr::CLOSE {
         args.fd()
     } else if args.second() as u32 == args.fd() {

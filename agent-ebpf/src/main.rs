@@ -17,9 +17,14 @@ mod socket;
 mod syscall;
 mod target;
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use agent_common::drops::DropReason;
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
 
-use crate::{capture::Walk, raw::count_drop};
+use crate::{arch::Regs, capture::Walk, raw::count_drop};
 
 /// Data in both directions, for every system call that moves bytes on a socket, and the birth of
 /// connections.
@@ -29,13 +34,26 @@ use crate::{capture::Walk, raw::count_drop};
 /// host one look-up. This form walks many buffers with `bpf_loop`, which needs Linux 5.17.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    syscall::on_exit(&ctx, Walk::WithLoop).unwrap_or_else(count_drop)
+    let (regs, result) = (|| Regs(ctx.arg(0)), ctx.arg::<u64>(1) as i64);
+    syscall::on_exit(&ctx, regs, result, Walk::WithLoop).unwrap_or_else(count_drop)
 }
 
 /// The same for kernels without `bpf_loop`: fewer buffers, in an ordinary bounded loop.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
-    syscall::on_exit(&ctx, Walk::Unrolled).unwrap_or_else(count_drop)
+    let (regs, result) = (|| Regs(ctx.arg(0)), ctx.arg::<u64>(1) as i64);
+    syscall::on_exit(&ctx, regs, result, Walk::Unrolled).unwrap_or_else(count_drop)
+}
+
+/// The same for Linux 7.2 and newer, which runs raw tracepoint programs of system calls with preemption on
+/// and, while a task is preempted inside one, skips it for every other task on that CPU.
+///
+/// Hook: tracepoint `raw_syscalls:sys_exit`, by way of perf, which still turns preemption off. Its record
+/// holds number and result; the registers are the task's.
+#[tracepoint]
+pub fn sys_exit_perf(ctx: TracePointContext) -> u32 {
+    let on_exit = |result| syscall::on_exit(&ctx, || Regs(raw::task_regs()), result, Walk::WithLoop);
+    record::<i64>(&ctx, RECORD_RESULT).and_then(on_exit).unwrap_or_else(count_drop) as u32
 }
 
 /// The end of connections: `close` and `dup2` as they begin, when the descriptor still leads to its socket.
@@ -44,7 +62,16 @@ pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
 /// tracepoint, so any other system call costs a comparison.
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
-    lifecycle::on_enter(&ctx).unwrap_or_else(count_drop)
+    lifecycle::on_enter(&ctx, || Regs(ctx.arg(0)), ctx.arg(1)).unwrap_or_else(count_drop)
+}
+
+/// The same for Linux 7.2 and newer, see [`sys_exit_perf`].
+///
+/// Hook: tracepoint `raw_syscalls:sys_enter`.
+#[tracepoint]
+pub fn sys_enter_perf(ctx: TracePointContext) -> u32 {
+    let on_enter = |number| lifecycle::on_enter(&ctx, || Regs(raw::task_regs()), number);
+    record::<u64>(&ctx, RECORD_NUMBER).and_then(on_enter).unwrap_or_else(count_drop) as u32
 }
 
 /// Children of a target's processes belong to the target.
@@ -63,6 +90,16 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     lifecycle::on_exit(&ctx).unwrap_or_else(count_drop)
+}
+
+/// Records of `raw_syscalls` begin with the number; `sys_exit` goes on with the result
+/// (include/trace/events/syscalls.h).
+const RECORD_NUMBER: u64 = 8;
+const RECORD_RESULT: u64 = 16;
+
+#[inline(always)]
+fn record<T: Copy>(ctx: &TracePointContext, offset: u64) -> Result<T, DropReason> {
+    raw::read_kernel(ctx.as_ptr() as u64 + offset).ok_or(DropReason::KernelFault)
 }
 
 /// `bpf_probe_read_*` and the ring buffer are for GPL-compatible programs.

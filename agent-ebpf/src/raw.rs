@@ -61,6 +61,13 @@ pub fn current_task() -> u64 {
     unsafe { generated::bpf_get_current_task() }
 }
 
+/// `struct pt_regs *` of the current thread's system call (`bpf_task_pt_regs`, Linux 5.15).
+#[inline(always)]
+pub fn task_regs() -> u64 {
+    // SAFETY: no preconditions; the task is the current one.
+    unsafe { generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) as u64 }
+}
+
 /// Process (thread group) of the current thread, in the initial pid namespace.
 #[inline(always)]
 pub fn current_pid() -> u32 {

@@ -13,9 +13,18 @@ pub enum Verdict {
     Other,
 }
 
+/// Which connections are judged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Seen from its start: these are its first bytes.
+    AtStart,
+    /// Met in the middle: these may be anything, such as an answer that the target waited for.
+    MetInTheMiddle,
+}
+
 /// Judges the first `len` bytes of `prefix`. A method that fills the whole prefix is too long for the hub.
 #[inline(always)]
-pub fn judge(prefix: &[u8; ROLE_PREFIX], len: u32) -> Verdict {
+pub fn judge(prefix: &[u8; ROLE_PREFIX], len: u32, standing: Standing) -> Verdict {
     let mut verdict = Verdict::Undecided;
     // verifier: a constant bound, and no counter beside the index: each would multiply the states.
     for (at, byte) in prefix.iter().copied().enumerate() {
@@ -25,7 +34,7 @@ pub fn judge(prefix: &[u8; ROLE_PREFIX], len: u32) -> Verdict {
         if byte == b' ' && verdict == Verdict::Request {
             return Verdict::Request;
         }
-        if is_token(byte) {
+        if is_method(byte, standing) {
             verdict = Verdict::Request;
         } else if verdict == Verdict::Request || (byte != b'\r' && byte != b'\n') {
             return Verdict::Other;
@@ -35,8 +44,13 @@ pub fn judge(prefix: &[u8; ROLE_PREFIX], len: u32) -> Verdict {
 }
 
 /// Letters, digits and the two marks that methods use. Narrower than RFC 9110's token on purpose: `*`, `$`
-/// and `+` begin the messages of databases.
+/// and `+` begin the messages of databases. In the middle of a connection narrower still: methods are upper
+/// case wherever it matters, and what is read there is mostly none.
 #[inline(always)]
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+fn is_method(byte: u8, standing: Standing) -> bool {
+    let letter = match standing {
+        Standing::AtStart => byte.is_ascii_alphanumeric(),
+        Standing::MetInTheMiddle => byte.is_ascii_uppercase(),
+    };
+    letter || byte == b'-' || byte == b'_'
 }

@@ -6,7 +6,7 @@ use agent_common::{
     event::{Kind, RecordHeader, flag},
     limits::{MMSG_MESSAGES, NUDGE_BYTES, ROLE_PREFIX},
 };
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     conns::{self, Origin},
     emit::{self, Wake},
     raw,
-    role::{Verdict, judge},
+    role::{Standing, Verdict, judge},
     socket::{self, Socket},
     target::{self, Current},
 };
@@ -39,11 +39,16 @@ const MMSG_LEN_OFFSET: u64 = 56;
 /// `msg_iov` and `msg_iovlen` within `struct msghdr`.
 const MSG_IOV_OFFSET: u64 = 16;
 
+/// The end of a system call that returned `result`.
 #[inline(always)]
-pub fn on_exit(ctx: &RawTracePointContext, walk: Walk) -> Result<i32, DropReason> {
+pub fn on_exit(
+    ctx: &impl EbpfContext,
+    regs: impl FnOnce() -> Regs,
+    result: i64,
+    walk: Walk,
+) -> Result<i32, DropReason> {
     let Some(current) = target::current() else { return Ok(0) };
-    let regs = Regs(ctx.arg::<u64>(0));
-    let result = ctx.arg::<u64>(1) as i64;
+    let regs = regs();
     let number = regs.number()?;
     // The common calls of a server that move nothing (epoll_wait, futex, ...) end here.
     let Some(shape) = shape_of(number) else { return Ok(0) };
@@ -318,7 +323,11 @@ fn decide_role(state: &mut ConnState, source: Source, moved: u64, direction: Dir
             let mut prefix = [0; ROLE_PREFIX];
             let (address, len) = source.first_buffer(moved);
             let len = raw::read_user_bytes(&mut prefix, address, len.min(ROLE_PREFIX as u64) as u32);
-            judge(&prefix, len)
+            judge(
+                &prefix,
+                len,
+                if state.from_start == 1 { Standing::AtStart } else { Standing::MetInTheMiddle },
+            )
         }
     };
     match verdict {
@@ -347,7 +356,7 @@ fn take_turn(state: &mut ConnState, direction: Direction) -> bool {
 
 /// A new connection: `result` is its descriptor.
 #[inline(always)]
-fn accepted(ctx: &RawTracePointContext, current: Current, result: i64) -> Result<(), DropReason> {
+fn accepted(ctx: &impl EbpfContext, current: Current, result: i64) -> Result<(), DropReason> {
     if result < 0 {
         return Ok(());
     }

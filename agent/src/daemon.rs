@@ -15,7 +15,7 @@ use agent_common::{
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval},
 };
 use tracing::{debug, error, info, warn};
 
@@ -104,14 +104,20 @@ impl Daemon {
             self.records.readiness().map_err(|error| Failure::Io { doing: "wait for records", error })?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut poll = interval(POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut more = false;
         loop {
             tokio::select! {
                 // Whatever the reason to look, records are handled below.
-                ready = timeout(POLL, readable.readable()) => {
-                    if let Ok(Ok(mut guard)) = ready {
+                ready = readable.readable() => {
+                    if let Ok(mut guard) = ready {
                         guard.clear_ready();
                     }
                 }
+                _ = poll.tick() => {}
+                // The delivery and the signals get their turn before the next batch.
+                () = tokio::task::yield_now(), if more => {}
                 _ = tick.tick() => {
                     if self.tick() == Outlook::NothingLeft {
                         return Ok(());
@@ -122,12 +128,12 @@ impl Daemon {
                     return Ok(());
                 }
             }
-            if self.handle_records().outlook == Outlook::NothingLeft {
+            let handled = self.handle_records();
+            if handled.outlook == Outlook::NothingLeft {
                 return Ok(());
             }
+            more = handled.count == BATCH;
             self.report_due(sink);
-            // A busy ring is always readable; the delivery and the signals get their turn here.
-            tokio::task::yield_now().await;
         }
     }
 

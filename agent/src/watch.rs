@@ -1,5 +1,7 @@
 //! The targets: which processes belong to each, whether they are still there, and where they came from.
 
+use std::collections::HashSet;
+
 use agent_common::conn::TargetId;
 use tracing::{debug, info};
 
@@ -66,12 +68,19 @@ impl Target {
     /// # Errors
     /// When the process is gone already.
     pub fn attach(&mut self, probe: &mut Probe) -> Result<(), Failure> {
+        let mut known = HashSet::new();
         for root in &self.roots {
             probe.watch(root.pid, self.id)?;
-            // What was forked before the kernel side knew the parent is found here, what is forked from now
-            // on is entered by it; the second look covers a child that forked between the two.
-            for _ in 0..2 {
-                for child in discover::descendants(root.pid) {
+            // What was forked before the kernel side knew the parent is found here, what is forked from now on
+            // is entered by it. A child may fork between being found and being entered, so we look until a
+            // look finds nobody new.
+            loop {
+                let mut children = discover::descendants(root.pid);
+                children.retain(|child| known.insert(*child));
+                if children.is_empty() {
+                    break;
+                }
+                for child in children {
                     probe.watch(child, self.id)?;
                     debug!(pid = child, parent = root.pid, "watching child");
                 }

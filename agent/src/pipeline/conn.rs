@@ -15,7 +15,7 @@ use agent_common::{
 use super::{
     Ktime, PipelineConfig,
     http::{
-        exchange::{Context, Ending, Exchanges, Place, Start},
+        exchange::{Context, Ending, Exchanges, Over, Place, Start},
         head::MAX_HEAD,
         parser::At,
     },
@@ -97,6 +97,14 @@ impl ConnTracker {
             Direction::Egress => exchanges.egress(advance, place, &mut cx),
         }
         let mut muted = conn.muted;
+        if exchanges.over() == Some(Over::NotYet) {
+            // Forgotten on both sides: the kernel side looks at the beginning of each read again.
+            target.ledger.connections = target.ledger.connections.saturating_sub(1);
+            self.conns.remove(&data.conn);
+            self.closed.push(data.conn);
+            self.buffered = others;
+            return;
+        }
         if exchanges.over().is_some() {
             exchanges.finish(Ending::Evicted, &mut cx);
             conn.exchanges = None;
@@ -189,6 +197,11 @@ impl ConnTracker {
     fn admit(&mut self, data: &Data<'_>, targets: &mut Targets, config: &PipelineConfig) -> bool {
         let now = Ktime(data.ktime_ns);
         if targets.get(&data.target).is_none_or(|target| target.finished) {
+            return false;
+        }
+        // On a connection met in the middle everything begins with a read that may begin a request. What else
+        // there is comes from one that turned out not to: the kernel side has not heard of it yet.
+        if !data.from_start && (data.direction == Direction::Egress || !data.call_start) {
             return false;
         }
         if self.conns.len() >= config.limits.max_connections && now.since(self.swept) >= SWEEP_EVERY {

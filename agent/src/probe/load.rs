@@ -13,7 +13,7 @@ use agent_common::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData, MapError, PerCpuArray},
-    programs::{ProgramError, ProgramType, RawTracePoint},
+    programs::{ProgramError, ProgramType, RawTracePoint, TracePoint},
     sys::{SyscallError, is_program_supported},
 };
 use tracing::{debug, warn};
@@ -28,6 +28,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-e
 
 /// `bpf_loop` arrived with this version.
 const BPF_LOOP: KernelVersion = KernelVersion::new(5, 17);
+/// From this version on raw tracepoint programs of system calls may be preempted, and meanwhile the kernel skips
+/// them for every other task on that CPU (`prog->active` in kernel/trace/bpf_trace.c).
+const PREEMPTIBLE: KernelVersion = KernelVersion::new(7, 2);
 /// Until this version map memory counts against RLIMIT_MEMLOCK.
 const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11);
 
@@ -97,9 +100,7 @@ impl Probe {
             .map_max_entries("RECORDS", options.ring_bytes)
             .load(OBJECT)
             .map_err(|error| object_error(&error))?;
-        let sys_exit = if kernel >= BPF_LOOP { "sys_exit" } else { "sys_exit_unrolled" };
-        attach(&mut ebpf, sys_exit, "sys_exit")?;
-        attach(&mut ebpf, "sys_enter", "sys_enter")?;
+        let sys_exit = attach_to_syscalls(&mut ebpf, kernel)?;
         attach(&mut ebpf, "process_fork", "sched_process_fork")?;
         attach(&mut ebpf, "process_exit", "sched_process_exit")?;
         debug!(%kernel, sys_exit, ?settings, "programs attached");
@@ -217,6 +218,40 @@ fn attach(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<()
             }
             _ => LoadError::Attach { program, reason: chain(&error) },
         })
+        .map(|_link| ())
+}
+
+/// Attaches the programs on every system call; the name of the one at its end.
+fn attach_to_syscalls(ebpf: &mut Ebpf, kernel: KernelVersion) -> Result<&'static str, LoadError> {
+    if kernel >= PREEMPTIBLE {
+        match attach_to_perf(ebpf, "sys_exit_perf", "sys_exit") {
+            Ok(()) => {
+                attach_to_perf(ebpf, "sys_enter_perf", "sys_enter")?;
+                return Ok("sys_exit_perf");
+            }
+            Err(LoadError::Attach { reason, .. }) => warn!(
+                reason,
+                "cannot use the tracepoints of perf, calls on busy processors will be missed; \
+                 mount tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
+            ),
+            Err(error) => return Err(error),
+        }
+    }
+    let sys_exit = if kernel >= BPF_LOOP { "sys_exit" } else { "sys_exit_unrolled" };
+    attach(ebpf, sys_exit, "sys_exit")?;
+    attach(ebpf, "sys_enter", "sys_enter")?;
+    Ok(sys_exit)
+}
+
+fn attach_to_perf(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<(), LoadError> {
+    let loaded: &mut TracePoint = ebpf
+        .program_mut(program)
+        .and_then(|found| found.try_into().ok())
+        .expect("the object holds these tracepoint programs");
+    loaded.load().map_err(|error| rejected(program, error))?;
+    loaded
+        .attach("raw_syscalls", tracepoint)
+        .map_err(|error| LoadError::Attach { program, reason: chain(&error) })
         .map(|_link| ())
 }
 

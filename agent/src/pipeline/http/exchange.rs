@@ -70,6 +70,8 @@ pub enum Over {
     LeftHttp,
     /// Too many requests wait for their responses.
     Overflow,
+    /// It was met in the middle, and what looked like a request was none. One may begin there yet.
+    NotYet,
 }
 
 /// Why a connection is let go.
@@ -111,6 +113,8 @@ struct Pairs {
     overlaps: bool,
     /// No request head was complete so far.
     virgin: bool,
+    /// Met in the middle, and virgin: whether the target is the server is not known, so nothing is counted.
+    unproven: bool,
     /// The client ended its direction.
     client_ended: bool,
     /// A CONNECT was refused: its connection goes on with HTTP.
@@ -192,6 +196,7 @@ impl Exchanges {
             hidden_requests: false,
             overlaps: false,
             virgin: true,
+            unproven: start == Start::MaybeRequest,
             client_ended: false,
             release_requests: false,
             over: None,
@@ -223,6 +228,10 @@ impl Exchanges {
         let Self { requests, responses, pairs } = self;
         let at = place.at;
         pairs.newest_turn = pairs.newest_turn.max(at.turn);
+        if pairs.unproven && advance.gap > 0 {
+            pairs.over = Some(Over::NotYet);
+            return;
+        }
         if advance.gap > 0 {
             pairs.request_gap(requests.gap(advance.gap), Missing::before(advance), at, cx);
         }
@@ -257,6 +266,11 @@ impl Exchanges {
         let Self { requests, responses, pairs } = self;
         let at = place.at;
         pairs.newest_turn = pairs.newest_turn.max(at.turn);
+        if pairs.unproven {
+            // A server does not speak before it has the whole head.
+            pairs.over = Some(Over::NotYet);
+            return;
+        }
         if advance.gap > 0 {
             pairs.response_gap(responses.gap(advance.gap), Missing::before(advance), at, cx);
         }
@@ -334,7 +348,7 @@ impl Exchanges {
                 Some(cause) => cx.target.close(exchange.request, Outcome::Lost(cause)),
             }
         }
-        if pairs.over.is_some() {
+        if pairs.over.is_some() || pairs.unproven {
             return;
         }
         if requests.is_in_head() {
@@ -442,6 +456,7 @@ impl Pairs {
         }
         self.accounted = self.accounted.max(at.turn);
         self.virgin = false;
+        self.unproven = false;
         if responses_lost {
             // Their responses are over: the client went on.
             let earlier = self.queue.iter().take_while(|it| it.request_turn < began.turn).count();
@@ -464,6 +479,7 @@ impl Pairs {
 
     fn request_refused(&mut self, why: NotAHead, at: At, cx: &mut Context<'_>) {
         match why {
+            _ if self.unproven && why != NotAHead::Http2 => self.over = Some(Over::NotYet),
             NotAHead::Http2 if self.virgin => {
                 cx.target.ledger.connections_http2 += 1;
                 self.over = Some(Over::Http2);
