@@ -37,9 +37,9 @@ use crate::{
 
 /// Records are looked at this often even when the kernel side asks for nothing.
 const POLL: Duration = Duration::from_millis(100);
-/// Housekeeping: idle connections, processes that are gone, lost records.
+/// Housekeeping: idle connections, targets that are back, lost records.
 const TICK: Duration = Duration::from_secs(1);
-/// How often a target that is gone is looked for, and the table of processes is checked.
+/// The table of processes is checked against /proc every so many ticks.
 const LOOK_AROUND: u32 = 2;
 /// Records handled before anything else gets a turn.
 const BATCH: usize = 4096;
@@ -129,7 +129,7 @@ impl Daemon {
                 }
             }
             let handled = self.handle_records();
-            if handled.outlook == Outlook::NothingLeft {
+            if handled.exited && self.see_who_is_left() == Outlook::NothingLeft {
                 return Ok(());
             }
             more = handled.count == BATCH;
@@ -169,17 +169,22 @@ impl Daemon {
         for conn in pipeline.take_closed() {
             probe.forget(conn);
         }
-        let outlook = if exited { self.see_who_is_left() } else { Outlook::KeepWatching };
-        Handled { count, outlook }
+        Handled { count, exited }
     }
 
+    /// Finishes the targets of which no process is left.
     fn see_who_is_left(&mut self) -> Outlook {
-        for report in &mut self.reports {
-            if report.target.has_ended(&self.probe) {
-                info!(pid = report.target.pid, "target is gone");
-                self.pipeline.finish_target(report.target.id);
-                report.last_words_due = true;
-            }
+        let ended: Vec<bool> =
+            self.reports.iter_mut().map(|report| report.target.has_ended(&self.probe)).collect();
+        if ended.contains(&true) {
+            // The last process is out of the kernel side's table, so all that it did is in the ring buffer;
+            // not before, since what one process did last may stand behind another one's exit.
+            while self.handle_records().count == BATCH {}
+        }
+        for (report, _) in self.reports.iter_mut().zip(ended).filter(|(_, ended)| *ended) {
+            info!(pid = report.target.pid, "target is gone");
+            self.pipeline.finish_target(report.target.id);
+            report.last_words_due = true;
         }
         let left = |report: &Report| report.target.alive || report.target.may_return();
         if self.reports.iter().any(left) { Outlook::KeepWatching } else { Outlook::NothingLeft }
@@ -191,18 +196,19 @@ impl Daemon {
         if self.ticks.is_multiple_of(WARN_EVERY) {
             self.warn_of_losses();
         }
-        if !self.ticks.is_multiple_of(LOOK_AROUND) {
-            return Outlook::KeepWatching;
-        }
-        watch::drop_dead(&mut self.probe);
         for report in &mut self.reports {
             if !report.target.alive && report.target.may_return() && report.target.has_returned() {
+                self.pipeline.resume_target(report.target.id);
                 if let Err(error) = report.target.attach(&mut self.probe) {
                     warn!(%error, "target came back and cannot be watched");
                 }
                 report.restart();
             }
         }
+        if !self.ticks.is_multiple_of(LOOK_AROUND) {
+            return Outlook::KeepWatching;
+        }
+        watch::drop_dead(&mut self.probe);
         self.see_who_is_left()
     }
 
@@ -261,9 +267,10 @@ impl Daemon {
 
 /// What a look into the ring buffer brought.
 struct Handled {
-    /// Records; 0 when nothing waited.
+    /// Records; as many as a batch holds when more may wait.
     count: usize,
-    outlook: Outlook,
+    /// Whether a process of a target was seen to end.
+    exited: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

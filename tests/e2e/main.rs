@@ -4,5 +4,6 @@ mod bounds;
 mod counts;
 mod errors;
 mod lifecycle;
+mod ports;
 mod recording;
 mod traffic;

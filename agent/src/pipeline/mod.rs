@@ -191,6 +191,13 @@ impl Pipeline {
         }
     }
 
+    /// Takes events of a finished target again: it is back, as another process. Counts and ledger go on.
+    pub fn resume_target(&mut self, target: TargetId) {
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.finished = false;
+        }
+    }
+
     /// Connections of a target that are known right now, muted ones included.
     pub fn connections(&self, target: TargetId) -> usize {
         self.conns.count(target)
