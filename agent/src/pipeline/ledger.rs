@@ -7,7 +7,7 @@ pub enum Cause {
     LostGap,
     /// Its head was not copied (sendfile, splice), broke the rules or a bound, or was not HTTP.
     UnreadableHead,
-    /// The connection ended inside the request's head.
+    /// The connection ended, or the server answered, before the request's head was complete.
     IncompleteHead,
     /// 404 on a template that has answered nothing else so far.
     Unmatched,

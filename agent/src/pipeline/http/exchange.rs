@@ -119,6 +119,8 @@ struct Pairs {
     client_ended: bool,
     /// A CONNECT was refused: its connection goes on with HTTP.
     release_requests: bool,
+    /// A request was answered before its head was complete, and counted: the rest of it is none of ours.
+    drop_head: bool,
     over: Option<Over>,
 }
 
@@ -199,6 +201,7 @@ impl Exchanges {
             unproven: start == Start::MaybeRequest,
             client_ended: false,
             release_requests: false,
+            drop_head: false,
             over: None,
         };
         Self { requests, responses, pairs }
@@ -278,15 +281,18 @@ impl Exchanges {
         if begins && responses.is_lost() && !pairs.overlaps {
             responses.probe();
         }
-        let (room, requests_lost) = (cx.room, requests.is_lost());
+        let (room, asking) = (cx.room, Asking::of(requests));
         let mut input = advance.bytes;
         while pairs.over.is_none() {
             let judge = |bytes: &[u8], began: At, standing| {
-                pairs.judge_response(bytes, began, at, standing, requests_lost, cx)
+                pairs.judge_response(bytes, began, at, standing, asking, cx)
             };
             match responses.step(&mut input, at, room, judge) {
                 Step::More => break,
                 Step::Head => {
+                    if std::mem::take(&mut pairs.drop_head) {
+                        requests.lose();
+                    }
                     if std::mem::take(&mut pairs.release_requests) {
                         requests.release();
                     }
@@ -358,6 +364,29 @@ impl Exchanges {
             pairs.account_through(pairs.newest_turn, cx);
         }
         pairs.account_hidden(cx);
+    }
+}
+
+/// What the client is doing while a response comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// Its requests are in step: all whose heads are complete wait in the queue.
+    InStep,
+    /// Likewise, and it has begun a head that is not complete.
+    InHead,
+    /// Nobody knows: its requests are out of step.
+    Lost,
+}
+
+impl Asking {
+    fn of(requests: &Parser) -> Self {
+        if requests.is_lost() {
+            Self::Lost
+        } else if requests.is_in_head() {
+            Self::InHead
+        } else {
+            Self::InStep
+        }
     }
 }
 
@@ -539,7 +568,7 @@ impl Pairs {
         began: At,
         at: At,
         standing: Standing,
-        requests_lost: bool,
+        asking: Asking,
         cx: &mut Context<'_>,
     ) -> Verdict {
         let head = match head::parse_response(bytes) {
@@ -569,7 +598,7 @@ impl Pairs {
         let answered = self.queue.iter().take_while(|it| it.response.is_some()).count();
         let asked = self.queue.get(answered).is_some_and(|it| it.head_received.turn <= began.turn);
         if !asked {
-            return Verdict::Head { length, then: self.unasked(&head, began.turn, requests_lost, cx) };
+            return Verdict::Head { length, then: self.unasked(&head, began.turn, asking, cx) };
         }
         // A later response begins: whatever the earlier ones waited for does not matter any more.
         self.flush(answered, cx);
@@ -582,14 +611,22 @@ impl Pairs {
         &mut self,
         head: &head::ResponseHead,
         turn: u32,
-        requests_lost: bool,
+        asking: Asking,
         cx: &mut Context<'_>,
     ) -> Then {
+        if asking == Asking::InHead {
+            // A server may answer before it has the whole head: 400, 408, 431.
+            self.account_through(turn.saturating_sub(1), cx);
+            self.accounted = self.accounted.max(turn);
+            cx.target.lose(Cause::IncompleteHead, 1);
+            self.drop_head = true;
+            return Then::Lost;
+        }
         if turn > self.accounted {
             self.account_through(turn, cx);
             return Then::Lost;
         }
-        if requests_lost {
+        if asking == Asking::Lost {
             self.account_hidden(cx);
             return Then::Lost;
         }

@@ -440,6 +440,19 @@ fn heads_sent_without_a_copy_are_unreadable() {
 }
 
 #[test]
+fn head_that_is_answered_before_it_is_complete_counts_as_incomplete() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          > GET /b HTTP/1.1\r\nx: aaaaaaaa
+          < HTTP/1.1 431 Large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno
+          x",
+        "GET /a 204 0ms ?>0B
+         incomplete_head 1",
+    );
+}
+
+#[test]
 fn a_connection_met_in_the_middle_waits_for_a_request() {
     let middle = || {
         let mut player = Player::new(PipelineConfig::default());
