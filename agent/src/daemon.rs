@@ -13,10 +13,7 @@ use agent_common::{
     event::HEADER_LEN,
 };
 use sd_notify::NotifyState;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -31,12 +28,17 @@ use crate::{
         load::{LoadOptions, Probe},
         source::Records,
     },
+    pulse::Pulse,
     recording::Recorder,
     watch::{self, Target},
 };
 
 /// Records are looked at this often even when the kernel side asks for nothing.
 const POLL: Duration = Duration::from_millis(100);
+/// Likewise, when there were none for [`IDLE_AFTER`]. The first ones may then be looked at a little later; their
+/// times are the kernel's, and before a report there is a look in any case.
+const IDLE_POLL: Duration = Duration::from_millis(500);
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// Housekeeping: idle connections, targets that are back, lost records.
 const TICK: Duration = Duration::from_secs(1);
 /// The table of processes is checked against /proc every so many ticks.
@@ -102,10 +104,12 @@ impl Daemon {
     async fn watch(&mut self, signals: &mut Signals, sink: &mut Sink) -> Result<(), Failure> {
         let readable =
             self.records.readiness().map_err(|error| Failure::Io { doing: "wait for records", error })?;
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut poll = interval(POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let timer = |error| Failure::Io { doing: "set a timer", error };
+        let pulse = Pulse::every(POLL).map_err(timer)?;
+        // Reports that come that often would be late.
+        let often = |report: &Report| report.sync_interval.is_some_and(|interval| interval < 2 * IDLE_POLL);
+        let idle_poll = if self.reports.iter().any(often) { POLL } else { IDLE_POLL };
+        let (mut ticked, mut active, mut idle) = (Instant::now(), Instant::now(), false);
         let mut more = false;
         loop {
             tokio::select! {
@@ -115,14 +119,9 @@ impl Daemon {
                         guard.clear_ready();
                     }
                 }
-                _ = poll.tick() => {}
+                () = pulse.beat() => {}
                 // The delivery and the signals get their turn before the next batch.
                 () = tokio::task::yield_now(), if more => {}
-                _ = tick.tick() => {
-                    if self.tick() == Outlook::NothingLeft {
-                        return Ok(());
-                    }
-                }
                 name = signals.next() => {
                     info!(signal = name, "stopping");
                     return Ok(());
@@ -131,6 +130,21 @@ impl Daemon {
             let handled = self.handle_records();
             if handled.exited && self.see_who_is_left() == Outlook::NothingLeft {
                 return Ok(());
+            }
+            let now = Instant::now();
+            if handled.count > 0 {
+                active = now;
+            }
+            if idle != (now - active >= IDLE_AFTER) {
+                idle = !idle;
+                let interval = if idle { idle_poll } else { POLL };
+                pulse.set(interval).map_err(timer)?;
+            }
+            if now - ticked >= TICK {
+                ticked = now;
+                if self.tick() == Outlook::NothingLeft {
+                    return Ok(());
+                }
             }
             more = handled.count == BATCH;
             self.report_due(sink);

@@ -21,4 +21,5 @@ pub mod recording;
 
 pub mod check;
 pub mod daemon;
+pub mod pulse;
 pub mod replay;
