@@ -15,7 +15,7 @@ use agent_common::{
     conn::Direction,
     drops::DropReason,
     event::{Kind, RecordHeader, flag},
-    limits::{CAPTURE_PER_CALL, IOVECS_UNROLLED, IOVECS_WITH_LOOP, PIECE_MAX, TAIL},
+    limits::{CAPTURE_PER_CALL, IOVECS_UNROLLED, IOVECS_WITH_LOOP, PIECE, PIECE_MAX, TAIL},
 };
 
 use crate::{
@@ -238,7 +238,7 @@ pub extern "C" fn tap_walk_unrolled() -> u64 {
 }
 
 /// Steps for what is large: the pieces of the window, and around the tail.
-const BULK_STEPS: u32 = (CAPTURE_PER_CALL / PIECE_MAX) as u32 + 4;
+const BULK_STEPS: u32 = (CAPTURE_PER_CALL / PIECE) as u32 + 4;
 /// Steps for a buffer behind the window: copying its beginning, leaving it.
 const STEPS_PER_BUFFER: u32 = 2;
 
@@ -299,7 +299,8 @@ fn advance(pieces: &mut Pieces) -> i64 {
         pieces.next = pieces.buffer_end.min(tail_start);
         return CONTINUE;
     };
-    let len = (wanted_end.min(pieces.buffer_end) - pieces.next).min(PIECE_MAX as u64);
+    let available = wanted_end.min(pieces.buffer_end) - pieces.next;
+    let len = available.min(if available >= PIECE_MAX as u64 { PIECE_MAX } else { PIECE } as u64);
     let address = pieces.buffer + (pieces.next - pieces.buffer_start);
     let marks = pieces.marks.at(pieces.next);
     tap_piece(pieces.conn, pieces.base + pieces.next, address, Pair::new(len as u32, len as u32).0, marks.0);
