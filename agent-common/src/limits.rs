@@ -2,14 +2,13 @@
 
 /// Payload of the ring-buffer size classes. `bpf_ringbuf_reserve` wants a size the verifier knows, so there
 /// is one reservation per class instead of one of the largest size. The classes are a small head, a usual
-/// head or a short message, a page, a piece of a long message, and the bulk of a very long one.
-pub const CLASS_PAYLOADS: [usize; 5] = [256, 1024, 4096, 16_384, 65_536];
+/// head or a short message, a page, a piece of a long message, and two for the bulk of very long ones.
+pub const CLASS_PAYLOADS: [usize; 6] = [256, 1024, 4096, 16_384, 65_536, 262_144];
 
-/// Largest piece of one record, bytes; only where there is enough to fill it, so that nothing is wasted.
-pub const PIECE_MAX: usize = CLASS_PAYLOADS[4];
-
-/// Largest piece otherwise.
+/// Largest piece of one record, bytes. The two largest classes are used only where there is enough to fill
+/// them, so that nothing is wasted; this is the largest of the others.
 pub const PIECE: usize = CLASS_PAYLOADS[3];
+pub const PIECE_MAX: usize = CLASS_PAYLOADS[5];
 
 /// Bytes copied from the beginning of one call. Servers on asyncio and uvloop read up to 256 KiB at once, and
 /// a chunked body is exact only when each of its chunk sizes is seen; what is known not to be needed is muted.

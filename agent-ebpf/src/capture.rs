@@ -15,7 +15,7 @@ use agent_common::{
     conn::Direction,
     drops::DropReason,
     event::{Kind, RecordHeader, flag},
-    limits::{CAPTURE_PER_CALL, IOVECS_UNROLLED, IOVECS_WITH_LOOP, PIECE, PIECE_MAX, TAIL},
+    limits::{CAPTURE_PER_CALL, CLASS_PAYLOADS, IOVECS_UNROLLED, IOVECS_WITH_LOOP, PIECE, TAIL},
 };
 
 use crate::{
@@ -300,7 +300,7 @@ fn advance(pieces: &mut Pieces) -> i64 {
         return CONTINUE;
     };
     let available = wanted_end.min(pieces.buffer_end) - pieces.next;
-    let len = available.min(if available >= PIECE_MAX as u64 { PIECE_MAX } else { PIECE } as u64);
+    let len = piece_of(available);
     let address = pieces.buffer + (pieces.next - pieces.buffer_start);
     let marks = pieces.marks.at(pieces.next);
     tap_piece(pieces.conn, pieces.base + pieces.next, address, Pair::new(len as u32, len as u32).0, marks.0);
@@ -308,6 +308,19 @@ fn advance(pieces: &mut Pieces) -> i64 {
     pieces.next += len;
     pieces.reported = pieces.next;
     CONTINUE
+}
+
+/// How much of `available` bytes goes into one record.
+#[inline(always)]
+fn piece_of(available: u64) -> u64 {
+    let bulk = [CLASS_PAYLOADS[5] as u64, CLASS_PAYLOADS[4] as u64];
+    if available >= bulk[0] {
+        bulk[0]
+    } else if available >= bulk[1] {
+        bulk[1]
+    } else {
+        available.min(PIECE as u64)
+    }
 }
 
 /// Takes up the next buffer of a vectored call.

@@ -34,8 +34,10 @@ pub fn data(header: &mut RecordHeader, address: u64, wake: Wake) -> Result<(), D
         in_class::<{ CLASS_PAYLOADS[2] }>(header, address, wake)
     } else if len <= CLASS_PAYLOADS[3] {
         in_class::<{ CLASS_PAYLOADS[3] }>(header, address, wake)
-    } else {
+    } else if len <= CLASS_PAYLOADS[4] {
         in_class::<{ CLASS_PAYLOADS[4] }>(header, address, wake)
+    } else {
+        in_class::<{ CLASS_PAYLOADS[5] }>(header, address, wake)
     }
 }
 

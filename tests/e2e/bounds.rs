@@ -51,7 +51,6 @@ fn check_gigabyte(server: Server, path: &str) {
     assert_eq!((exchange.status, exchange.response_size), (200, 1 << 30));
     assert_same(&Totals::of([&exchange]).untimed(|_| true), &hub.totals().untimed(|_| true));
     let tap = stopped.tap();
-    println!("1 GiB from {server:?}: {} records", tap.get("records"));
     assert!(tap.get("records") > 0, "{tap}");
     assert!(tap.get("records") < RECORDS_PER_DOWNLOAD, "{tap}");
 }
