@@ -9,7 +9,7 @@ use super::btf::KERNEL_BTF;
 /// First kernel with the BPF ring buffer and with CAP_BPF.
 pub const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 8);
 /// First kernel whose maps do not count against RLIMIT_MEMLOCK.
-const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11);
+pub const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11);
 
 /// Inode number of the initial pid namespace (PROC_PID_INIT_INO in include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;

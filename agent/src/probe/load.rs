@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use super::{
     btf::{Btf, BtfError},
-    host::KernelVersion,
+    host::{KernelVersion, NO_MEMLOCK},
     source::{Records, readiness},
 };
 
@@ -31,8 +31,6 @@ const BPF_LOOP: KernelVersion = KernelVersion::new(5, 17);
 /// From this version on raw tracepoint programs of system calls may be preempted, and meanwhile the kernel skips
 /// them for every other task on that CPU (`prog->active` in kernel/trace/bpf_trace.c).
 const PREEMPTIBLE: KernelVersion = KernelVersion::new(7, 2);
-/// Until this version map memory counts against RLIMIT_MEMLOCK.
-const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

@@ -113,11 +113,6 @@ impl Parser {
         matches!(self.state, State::Lost | State::Head(Standing::Probing))
     }
 
-    /// The next byte begins a message, for certain.
-    pub fn is_between(&self) -> bool {
-        self.state == State::Head(Standing::InStep) && self.head.is_empty()
-    }
-
     /// Some bytes of a head have come, in step.
     pub fn is_in_head(&self) -> bool {
         self.state == State::Head(Standing::InStep) && !self.head.is_empty()
