@@ -42,7 +42,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// Housekeeping: idle connections, targets that are back, lost records.
 const TICK: Duration = Duration::from_secs(1);
 /// The table of processes is checked against /proc every so many ticks.
-const LOOK_AROUND: u32 = 2;
+const LOOK_AROUND: u32 = 10;
 /// Records handled before anything else gets a turn.
 const BATCH: usize = 4096;
 /// SIGTERM to exit takes 5 s at most; this much of it is for draining, and this much for the hub.

@@ -13,6 +13,9 @@ use tests::totals::{Totals, assert_same};
 const ATTACH: Duration = Duration::from_millis(300);
 const RECORDS_PER_DOWNLOAD: u64 = 100;
 const IDLE_SPAN: Duration = Duration::from_secs(10);
+/// A machine that is slow for a while (one whose host is busy) shows in some spans; an agent that works when idle
+/// shows in all.
+const IDLE_SPANS: u32 = 5;
 /// 0.2 % of a core.
 const IDLE_CPU: Duration = Duration::from_millis(20);
 const RESIDENT_BYTES: u64 = 30_000_000;
@@ -66,9 +69,16 @@ fn idle_agent_takes_little_cpu_and_memory() {
     }
     // What attaching and these requests leave to do is not idleness.
     let_pass(Duration::from_secs(1));
-    let before = agent.cpu_time();
-    let_pass(IDLE_SPAN);
-    let (cpu, memory) = (agent.cpu_time() - before, agent.resident_bytes());
+    let mut cpu = Duration::MAX;
+    for _ in 0..IDLE_SPANS {
+        let before = agent.cpu_time();
+        let_pass(IDLE_SPAN);
+        cpu = cpu.min(agent.cpu_time() - before);
+        if cpu < IDLE_CPU {
+            break;
+        }
+    }
+    let memory = agent.resident_bytes();
     agent.stop();
     println!("idle for {IDLE_SPAN:?}: {cpu:?} of CPU, {memory} bytes resident");
     assert!(cpu < IDLE_CPU, "{cpu:?} of CPU in {IDLE_SPAN:?}");
