@@ -1,5 +1,7 @@
 //! A connection: its name, its two directions, and what the kernel side remembers about it.
 
+use crate::limits::{MUTE_SETS, MUTE_SLOTS};
+
 /// Inode number of the socket, the one `/proc/PID/fd` shows. Sockets take it from one kernel-wide counter,
 /// so it is the same for every process that holds the socket, and distinct while the socket lives.
 pub type ConnId = u64;
@@ -71,9 +73,8 @@ pub struct ConnState {
 
 const _: () = assert!(size_of::<ConnState>() == 40);
 
-/// Value of the `MUTES` map, written by user space alone: no byte before these positions is needed.
+/// User space's word that no byte before these positions is needed.
 /// A call that ends before the position is counted and not reported; the call that reaches it is.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mute {
     pub ingress_until: u64,
@@ -83,4 +84,26 @@ pub struct Mute {
 impl Mute {
     /// Nothing more is ever needed from this connection.
     pub const FOR_GOOD: Mute = Mute { ingress_until: u64::MAX, egress_until: u64::MAX };
+}
+
+/// One mute in the `MUTES` map, written by user space alone, in memory that both sides see. Whoever writes
+/// changes `conn` to 0 before the positions and to its new value after them; whoever reads looks at `conn`
+/// before and after.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct MuteSlot {
+    /// Whose, 0 when the slot is free.
+    pub conn: ConnId,
+    pub ingress_until: u64,
+    pub egress_until: u64,
+}
+
+/// Value of the `MUTES` map: the slots that a connection may be in.
+pub type MuteSet = [MuteSlot; MUTE_SLOTS];
+
+/// Which set of `MUTES` a connection belongs to.
+#[inline(always)]
+pub fn mute_set(conn: ConnId) -> u32 {
+    // Inode numbers come from a counter; the multiplication spreads neighbours over the table.
+    (conn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 & (MUTE_SETS - 1)
 }

@@ -34,6 +34,12 @@ pub const ROLE_PREFIX: usize = 24;
 /// starts over as one met in the middle.
 pub const CONNS: u32 = 65_536;
 
+/// Room for mutes: as many as connections, in sets of a few. When a set is full, another connection's mute goes;
+/// that costs records, no more.
+pub const MUTE_SLOTS: usize = 4;
+pub const MUTE_SETS: u32 = CONNS / MUTE_SLOTS as u32;
+const _: () = assert!(MUTE_SETS.is_power_of_two());
+
 /// Processes (thread groups) of all targets together. A fork beyond it is counted (`TargetsFull`).
 pub const TARGET_PROCESSES: u32 = 16_384;
 

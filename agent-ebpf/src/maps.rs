@@ -1,14 +1,15 @@
 //! Every map, one per concern.
 
 use agent_common::{
-    conn::{ConnId, ConnState, Mute, TargetId},
+    conn::{ConnId, ConnState, MuteSet, TargetId},
     drops::{DropReason, Tally},
     limits,
     settings::Settings,
 };
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 
 use crate::capture::Pieces;
@@ -23,9 +24,10 @@ pub static TARGETS: HashMap<u32, TargetId> = HashMap::with_max_entries(limits::T
 #[map]
 pub static CONNS: LruHashMap<ConnId, ConnState> = LruHashMap::with_max_entries(limits::CONNS, 0);
 
-/// What user space does not need. Written by user space alone. An evicted entry costs records, no more.
+/// What user space does not need, in sets by `mute_set`. User space writes it as ordinary memory: a system call
+/// for each mute would cost both sides more, and while one runs, Linux 7.2 skips programs on that CPU.
 #[map]
-pub static MUTES: LruHashMap<ConnId, Mute> = LruHashMap::with_max_entries(limits::CONNS, 0);
+pub static MUTES: Array<MuteSet> = Array::with_max_entries(limits::MUTE_SETS, BPF_F_MMAPABLE);
 
 /// Records. Full: the record is dropped and counted, its bytes show up as a gap.
 #[map]

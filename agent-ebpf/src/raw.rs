@@ -5,9 +5,10 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use agent_common::{
-    conn::{ConnId, ConnState, Mute, TargetId},
+    conn::{ConnId, ConnState, Mute, MuteSlot, TargetId, mute_set},
     drops::{DropReason, Tally},
     event::RecordHeader,
+    limits::MUTE_SLOTS,
 };
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated},
@@ -107,8 +108,24 @@ pub fn pieces() -> Option<&'static mut Pieces> {
 /// What user space does not need of `conn`.
 #[inline(always)]
 pub fn mute_of(conn: ConnId) -> Mute {
-    // SAFETY: two u64 that user space writes; each is read on its own.
-    unsafe { maps::MUTES.get(conn) }.copied().unwrap_or_default()
+    let Some(set) = maps::MUTES.get_ptr(mute_set(conn)) else { return Mute::default() };
+    for slot in 0..MUTE_SLOTS {
+        // SAFETY: the pointer comes from a look-up, `slot` is within the set, and the fields are u64 that user
+        // space writes whole; `conn` before and after says that the positions between are its own.
+        let (before, ingress_until, egress_until, after) = unsafe {
+            let slot = set.cast::<MuteSlot>().add(slot);
+            (
+                (&raw const (*slot).conn).read_volatile(),
+                (&raw const (*slot).ingress_until).read_volatile(),
+                (&raw const (*slot).egress_until).read_volatile(),
+                (&raw const (*slot).conn).read_volatile(),
+            )
+        };
+        if before == conn && after == conn {
+            return Mute { ingress_until, egress_until };
+        }
+    }
+    Mute::default()
 }
 
 /// Counts a failure; the value is what a program returns.

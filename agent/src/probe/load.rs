@@ -12,7 +12,7 @@ use agent_common::{
 };
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{HashMap, MapData, MapError, PerCpuArray},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
     programs::{ProgramError, ProgramType, RawTracePoint, TracePoint},
     sys::{SyscallError, is_program_supported},
 };
@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 use super::{
     btf::{Btf, BtfError},
     host::{KernelVersion, NO_MEMLOCK},
+    mutes::Mutes,
     source::{Records, readiness},
 };
 
@@ -70,7 +71,7 @@ impl Default for LoadOptions {
 /// The attached programs and their maps.
 pub struct Probe {
     targets: HashMap<MapData, u32, TargetId>,
-    mutes: HashMap<MapData, ConnId, Mute>,
+    mutes: Mutes,
     conns: HashMap<MapData, ConnId, ConnState>,
     drops: PerCpuArray<MapData, u64>,
     tallies: PerCpuArray<MapData, u64>,
@@ -108,7 +109,7 @@ impl Probe {
         let records = Records::new(take(&mut ebpf, "RECORDS")?);
         let probe = Self {
             targets: take(&mut ebpf, "TARGETS")?,
-            mutes: take(&mut ebpf, "MUTES")?,
+            mutes: mutes(&mut ebpf)?,
             conns: take(&mut ebpf, "CONNS")?,
             drops: take(&mut ebpf, "DROPS")?,
             tallies: take(&mut ebpf, "TALLIES")?,
@@ -138,15 +139,13 @@ impl Probe {
 
     /// Tells the kernel side what is not needed of a connection.
     pub fn mute(&mut self, conn: ConnId, mute: Mute) {
-        if let Err(error) = self.mutes.insert(conn, mute, 0) {
-            debug!(%error, "cannot mute a connection, it costs more records than it needs");
-        }
+        self.mutes.set(conn, mute);
     }
 
     /// Forgets a connection that is gone.
     pub fn forget(&mut self, conn: ConnId) {
-        // Not there: never muted, or removed by the kernel side at close.
-        let _ = self.mutes.remove(&conn);
+        self.mutes.remove(conn);
+        // Not there: removed by the kernel side at close.
         let _ = self.conns.remove(&conn);
     }
 
@@ -307,12 +306,15 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    map: &'static str,
-) -> Result<M, LoadError> {
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, map: &'static str) -> Result<M, LoadError> {
     let found = ebpf.take_map(map).expect("the object holds these maps");
     M::try_from(found).map_err(|error| map_error(map, &error))
+}
+
+fn mutes(ebpf: &mut Ebpf) -> Result<Mutes, LoadError> {
+    let Some(Map::Array(map)) = ebpf.take_map("MUTES") else { unreachable!("the object holds this array") };
+    Mutes::of_map(map.fd().as_fd())
+        .map_err(|error| LoadError::Map { map: "MUTES", reason: error.to_string() })
 }
 
 fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {

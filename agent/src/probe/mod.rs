@@ -5,4 +5,5 @@ pub mod clock;
 pub mod discover;
 pub mod host;
 pub mod load;
+mod mutes;
 pub mod source;
