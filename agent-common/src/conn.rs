@@ -52,8 +52,19 @@ pub struct ConnState {
     pub ingress_pos: u64,
     /// Bytes the target sent so far, likewise.
     pub egress_pos: u64,
+    /// `struct sock *`; not read where `counted` is 0.
+    pub sock: u64,
+    /// Bytes moved in this turn that were copied or reported rather than muted.
+    pub turn_bytes: u64,
+    /// What the kernel's own counters of a TCP connection (`copied_seq`, `write_seq`) read at these positions.
+    pub ingress_seq: u32,
+    pub egress_seq: u32,
     /// Bursts of ingress so far: goes up when ingress follows egress. See [`crate::event::RecordHeader::turn`].
     pub turn: u32,
+    /// The latest turn that had something to tell, whether it found room in the ring buffer or not.
+    pub noted_turn: u32,
+    /// Turns since the last data record that found room: user space cannot know of them.
+    pub untold: u32,
     /// Whose connection, see [`TargetId`].
     pub target: u32,
     /// Local TCP port; 0 for a Unix socket.
@@ -66,12 +77,12 @@ pub struct ConnState {
     pub last_direction: u8,
     /// 1 once the wake-up for a long message went out in this turn (one per turn and connection).
     pub nudged: u8,
-    pub _pad: [u8; 2],
-    /// Bytes moved in this turn that were copied or reported rather than muted.
-    pub turn_bytes: u64,
+    /// 1 while the kernel's counters tell how many bytes the process moved: plain TCP.
+    pub counted: u8,
+    pub _pad: u8,
 }
 
-const _: () = assert!(size_of::<ConnState>() == 40);
+const _: () = assert!(size_of::<ConnState>() == 64);
 
 /// User space's word that no byte before these positions is needed.
 /// A call that ends before the position is counted and not reported; the call that reaches it is.

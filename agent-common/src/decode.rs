@@ -61,6 +61,12 @@ pub struct Closed {
     pub conn: ConnId,
     pub target: TargetId,
     pub pid: u32,
+    pub local_port: u16,
+    /// We saw the connection from its start.
+    pub from_start: bool,
+    /// Turns after that of the last data record, of which none found room in the ring buffer. All turns of a
+    /// connection without any data record, possibly.
+    pub untold: u32,
     /// Position egress had reached, bytes.
     pub egress_end: u64,
 }
@@ -133,7 +139,16 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             })
         }
         Kind::End => Record::End(End { ktime_ns, conn, target, pid, direction, offset }),
-        Kind::Closed => Record::Closed(Closed { ktime_ns, conn, target, pid, egress_end: offset }),
+        Kind::Closed => Record::Closed(Closed {
+            ktime_ns,
+            conn,
+            target,
+            pid,
+            local_port: header.local_port,
+            from_start: header.flags & flag::FROM_START != 0,
+            untold: header.original_len,
+            egress_end: offset,
+        }),
         Kind::ProcessForked => Record::ProcessForked(Process { ktime_ns, target, pid }),
         Kind::ProcessExited => Record::ProcessExited(Process { ktime_ns, target, pid }),
     })

@@ -20,10 +20,15 @@ pub enum DropReason {
     TargetsFull = 6,
     /// A 32-bit system call, whose arguments we do not read.
     CompatSyscall = 7,
+    /// A TCP connection moved bytes by a call that we did not see, as the kernel's own counters tell; the bytes
+    /// become a gap.
+    UnseenBytes = 8,
+    /// A call to io_uring, which may have moved bytes.
+    IoUring = 9,
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 10] = [
         Self::RingFull,
         Self::RingFullControl,
         Self::UserFault,
@@ -32,6 +37,8 @@ impl DropReason {
         Self::ConnsFull,
         Self::TargetsFull,
         Self::CompatSyscall,
+        Self::UnseenBytes,
+        Self::IoUring,
     ];
 
     /// Name in logs and reports.
@@ -45,6 +52,8 @@ impl DropReason {
             Self::ConnsFull => "conns_full",
             Self::TargetsFull => "targets_full",
             Self::CompatSyscall => "compat_syscall",
+            Self::UnseenBytes => "unseen_bytes",
+            Self::IoUring => "io_uring",
         }
     }
 }

@@ -52,7 +52,8 @@ pub enum Kind {
     Data = 1,
     /// No more bytes will come in `direction`: the peer's end was read, or the target shut down its own.
     End = 2,
-    /// The last descriptor of the connection was closed.
+    /// The last descriptor of the connection was closed. `original_len` is the number of turns since the last
+    /// data record that had something to tell and found no room.
     Closed = 3,
     /// A process of the target forked; `pid` is the new one.
     ProcessForked = 4,

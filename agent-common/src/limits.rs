@@ -40,6 +40,9 @@ pub const MUTE_SLOTS: usize = 4;
 pub const MUTE_SETS: u32 = CONNS / MUTE_SLOTS as u32;
 const _: () = assert!(MUTE_SETS.is_power_of_two());
 
+/// Targets; their numbers are below this.
+pub const TARGETS: u32 = 1024;
+
 /// Processes (thread groups) of all targets together. A fork beyond it is counted (`TargetsFull`).
 pub const TARGET_PROCESSES: u32 = 16_384;
 

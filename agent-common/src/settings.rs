@@ -23,9 +23,21 @@ pub struct Settings {
     pub socket_type: u32,
     pub sock_family: u32,
     pub sock_num: u32,
+    pub sock_state: u32,
+    pub sock_shutdown: u32,
+    pub sock_protocol: u32,
+    pub sock_user_data: u32,
+    pub tcp_ulp: u32,
+    /// Bytes the process has taken from a TCP connection, modulo 2^32, from an arbitrary start.
+    pub tcp_copied_seq: u32,
+    /// Bytes it has put in, likewise.
+    pub tcp_write_seq: u32,
     /// What the reference count of a file reads when one reference is left: 1 up to 6.12, 0 from 6.13
     /// (`FILE_REF_ONEREF`).
     pub file_count_one: u32,
     /// Waiting bytes at which user space is woken.
     pub wakeup_bytes: u32,
+    /// Waiting bytes beyond which there is no room for data. What is left is for records without any: an end, a
+    /// close, a process.
+    pub data_bytes: u32,
 }

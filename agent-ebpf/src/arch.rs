@@ -29,6 +29,8 @@ pub mod nr {
     pub const SENDMMSG: u64 = 307;
     pub const PREADV2: u64 = 327;
     pub const PWRITEV2: u64 = 328;
+    pub const IO_URING_SETUP: u64 = 425;
+    pub const IO_URING_ENTER: u64 = 426;
 }
 
 /// Bit of `thread_info.status`: the task is in a 32-bit system call (arch/x86/include/asm/thread_info.h).

@@ -19,6 +19,7 @@ use agent_common::{
 };
 
 use crate::{
+    conns,
     emit::{self, Wake},
     raw,
 };
@@ -155,8 +156,14 @@ pub extern "C" fn tap_piece(conn: u64, offset: u64, address: u64, lens: u64, mar
         flags: marks.0 as u8,
         _pad: [0; 7],
     };
-    if let Err(reason) = emit::data(&mut header, address, marks.wake()) {
+    let outcome = emit::data(&mut header, address, marks.wake());
+    if let Err(reason) = outcome {
         raw::count_drop(reason);
+    }
+    if outcome == Err(DropReason::RingFull) {
+        conns::not_told(state);
+    } else {
+        conns::told(state);
     }
     0
 }

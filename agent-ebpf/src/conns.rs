@@ -1,11 +1,15 @@
-//! The table of connections: entering, finding and removing them.
+//! The table of connections: entering and finding them, and how far each has got.
 
 use agent_common::{
-    conn::{ConnState, TargetId, role},
+    conn::{ConnState, Direction, TargetId, role},
     drops::DropReason,
 };
 
-use crate::{maps::CONNS, raw, socket::Socket};
+use crate::{
+    maps::CONNS,
+    raw,
+    socket::{Sock, Socket},
+};
 
 /// How we came to know a connection.
 #[derive(Clone, Copy)]
@@ -22,7 +26,14 @@ pub enum Origin {
 #[inline(always)]
 pub fn enter(socket: Socket, target: TargetId, origin: Origin) -> Result<bool, DropReason> {
     let Some(stream) = socket.stream()? else { return Ok(false) };
+    let sequence = |direction| stream.sock.sequence(direction).unwrap_or(0);
+    let (ingress_seq, egress_seq) =
+        if stream.is_tcp { (sequence(Direction::Ingress), sequence(Direction::Egress)) } else { (0, 0) };
     let state = ConnState {
+        sock: stream.sock.0,
+        ingress_seq,
+        egress_seq,
+        counted: u8::from(stream.is_tcp),
         target,
         local_port: stream.local_port,
         role: match origin {
@@ -46,5 +57,70 @@ pub fn is_watchable(socket: Socket, target: TargetId) -> Result<bool, DropReason
     match raw::conn_state(socket.conn) {
         Some(state) => Ok(state.role != role::IGNORED),
         None => enter(socket, target, Origin::MetInTheMiddle),
+    }
+}
+
+/// Moves a direction on by `moved` bytes, after which the same call moved `later` ones; answers the position of
+/// the first of them. Bytes that moved before them by a call we did not see lie between the last position and
+/// this one.
+#[inline(always)]
+pub fn advance(state: &mut ConnState, direction: Direction, moved: u64, later: u64) -> u64 {
+    let unseen = unseen(state, direction, moved, later);
+    if unseen > 0 && state.role == role::UNKNOWN {
+        state.from_start = 0; // what we see is not its beginning
+    }
+    let position = match direction {
+        Direction::Ingress => &mut state.ingress_pos,
+        Direction::Egress => &mut state.egress_pos,
+    };
+    let base = position.wrapping_add(unseen);
+    *position = base.wrapping_add(moved);
+    base
+}
+
+/// Bytes that the kernel counted on a TCP connection since the last call, beyond those of this one.
+#[inline(always)]
+fn unseen(state: &mut ConnState, direction: Direction, moved: u64, later: u64) -> u64 {
+    if state.counted == 0 {
+        return 0;
+    }
+    let sock = Sock(state.sock);
+    let Ok(now) = sock.sequence(direction) else { return 0 };
+    let sequence = match direction {
+        Direction::Ingress => &mut state.ingress_seq,
+        Direction::Egress => &mut state.egress_seq,
+    };
+    let now = now.wrapping_sub(later as u32);
+    let ahead = now.wrapping_sub(*sequence).wrapping_sub(moved as u32);
+    *sequence = now;
+    // Behind, when we met the connection in this very call, or when somebody else's call got counted first.
+    if ahead == 0 || ahead > u32::MAX / 2 {
+        return 0;
+    }
+    // The end of a direction takes a number of its own (RFC 9293 section 3.4).
+    if ahead == 1 && sock.has_ended(direction).unwrap_or(false) {
+        return 0;
+    }
+    if sock.is_layered().unwrap_or(true) {
+        state.counted = 0;
+        return 0;
+    }
+    raw::count_drop(DropReason::UnseenBytes);
+    u64::from(ahead)
+}
+
+/// A data record of this turn found room.
+#[inline(always)]
+pub fn told(state: &mut ConnState) {
+    state.noted_turn = state.turn;
+    state.untold = 0;
+}
+
+/// A data record of this turn found no room.
+#[inline(always)]
+pub fn not_told(state: &mut ConnState) {
+    if state.noted_turn != state.turn {
+        state.noted_turn = state.turn;
+        state.untold += 1;
     }
 }

@@ -19,13 +19,18 @@ pub enum Wake {
     Now,
 }
 
-/// Emits a record with `header.captured_len` bytes from `address`, at most `PIECE_MAX`. When they cannot be
+/// Emits a data record with `header.captured_len` bytes from `address`, at most `PIECE_MAX`. When they cannot be
 /// read the record goes out without them: their number and time are worth having.
 #[inline(always)]
 pub fn data(header: &mut RecordHeader, address: u64, wake: Wake) -> Result<(), DropReason> {
+    let waiting = waiting();
+    if waiting > u64::from(SETTINGS.load().data_bytes) {
+        return Err(DropReason::RingFull);
+    }
+    let wake = wake.when(waiting);
     let len = header.captured_len as usize;
     if len == 0 {
-        bare(header, wake).ok_or(DropReason::RingFull)
+        in_class::<0>(header, address, wake)
     } else if len <= CLASS_PAYLOADS[0] {
         in_class::<{ CLASS_PAYLOADS[0] }>(header, address, wake)
     } else if len <= CLASS_PAYLOADS[1] {
@@ -49,30 +54,43 @@ fn in_class<const PAYLOAD: usize>(
 ) -> Result<(), DropReason> {
     let mut slot = raw::reserve::<PAYLOAD>().ok_or(DropReason::RingFull)?;
     let mut outcome = Ok(());
-    if !raw::fill(&mut slot, address, header.captured_len) {
+    if PAYLOAD > 0 && !raw::fill(&mut slot, address, header.captured_len) {
         header.captured_len = 0;
         outcome = Err(DropReason::UserFault);
     }
     raw::set_header(&mut slot, header);
-    slot.submit(flags(wake));
+    slot.submit(wake.flag());
     raw::tally(Tally::Records, 1);
     raw::tally(Tally::BytesCaptured, u64::from(header.captured_len));
     outcome
 }
 
-/// Emits a record that is all header.
+/// Emits a record about an end, a close or a process. There is room for some when there is none for data.
 #[inline(always)]
-pub fn bare(header: &RecordHeader, wake: Wake) -> Option<()> {
+pub fn control(header: &RecordHeader, wake: Wake) -> Option<()> {
+    let wake = wake.when(waiting());
     let mut slot = raw::reserve::<0>()?;
     raw::set_header(&mut slot, header);
-    slot.submit(flags(wake));
+    slot.submit(wake.flag());
     raw::tally(Tally::Records, 1);
     Some(())
 }
 
+/// Bytes that wait to be read.
 #[inline(always)]
-fn flags(wake: Wake) -> u64 {
-    let worthwhile =
-        || RECORDS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(SETTINGS.load().wakeup_bytes);
-    u64::from(if wake == Wake::Now || worthwhile() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
+fn waiting() -> u64 {
+    RECORDS.query(u64::from(BPF_RB_AVAIL_DATA))
+}
+
+impl Wake {
+    /// What remains of the choice when so many bytes wait.
+    #[inline(always)]
+    fn when(self, waiting: u64) -> Self {
+        if waiting >= u64::from(SETTINGS.load().wakeup_bytes) { Self::Now } else { self }
+    }
+
+    #[inline(always)]
+    fn flag(self) -> u64 {
+        u64::from(if self == Self::Now { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
+    }
 }

@@ -1,15 +1,16 @@
 //! close, fork, exit.
 
 use agent_common::{
-    conn::{ConnId, role},
+    conn::{ConnId, Direction, role},
     drops::DropReason,
-    event::{Kind, RecordHeader},
+    event::{Kind, RecordHeader, flag},
 };
 use aya_ebpf::{EbpfContext, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
 
 use crate::{
     arch::{self, Regs, nr},
+    conns,
     emit::{self, Wake},
     maps::{CONNS, SETTINGS, TARGETS},
     raw, socket,
@@ -51,12 +52,14 @@ fn closing(current: Current, fd: u32) -> Result<Option<ConnId>, DropReason> {
     let header = RecordHeader {
         ktime_ns: raw::now_ns(),
         conn: socket.conn,
-        offset: state.egress_pos,
+        offset: conns::advance(state, Direction::Egress, 0, 0),
+        original_len: state.untold,
         turn: state.turn,
         target: state.target,
         pid: current.pid,
         local_port: state.local_port,
         kind: Kind::Closed as u8,
+        flags: if state.from_start == 1 { flag::FROM_START } else { 0 },
         ..RecordHeader::default()
     };
     let watched = state.role == role::SERVER;
@@ -65,7 +68,10 @@ fn closing(current: Current, fd: u32) -> Result<Option<ConnId>, DropReason> {
     if !watched {
         return Ok(None);
     }
-    emit::bare(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl)?;
+    if emit::control(&header, Wake::WhenWorthwhile).is_none() {
+        raw::add_untold(header.target, u64::from(header.original_len));
+        return Err(DropReason::RingFullControl);
+    }
     Ok(Some(socket.conn))
 }
 
@@ -109,6 +115,6 @@ fn process(process: Current, kind: Kind) -> Result<i32, DropReason> {
         kind: kind as u8,
         ..RecordHeader::default()
     };
-    emit::bare(&header, Wake::Now).ok_or(DropReason::RingFullControl)?;
+    emit::control(&header, Wake::Now).ok_or(DropReason::RingFullControl)?;
     Ok(0)
 }

@@ -43,6 +43,10 @@ pub static PIECES: PerCpuArray<Pieces> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::ALL.len() as u32, 0);
 
+/// Per target: turns of which user space cannot know, on connections whose end it was not told either.
+#[map]
+pub static UNTOLD: PerCpuArray<u64> = PerCpuArray::with_max_entries(limits::TARGETS, 0);
+
 /// How much moved, see `Tally`.
 #[map]
 pub static TALLIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Tally::ALL.len() as u32, 0);
@@ -67,6 +71,14 @@ pub static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings
     socket_type: 0,
     sock_family: 0,
     sock_num: 0,
+    sock_state: 0,
+    sock_shutdown: 0,
+    sock_protocol: 0,
+    sock_user_data: 0,
+    tcp_ulp: 0,
+    tcp_copied_seq: 0,
+    tcp_write_seq: 0,
     file_count_one: 0,
     wakeup_bytes: 0,
+    data_bytes: 0,
 });

@@ -141,6 +141,12 @@ pub fn tally(what: Tally, amount: u64) {
     add(&maps::TALLIES, what as u32, amount);
 }
 
+/// Adds to the turns of a target that user space cannot know of.
+#[inline(always)]
+pub fn add_untold(target: TargetId, turns: u64) {
+    add(&maps::UNTOLD, target, turns);
+}
+
 #[inline(always)]
 fn add(counters: &aya_ebpf::maps::PerCpuArray<u64>, index: u32, amount: u64) {
     if let Some(counter) = counters.get_ptr_mut(index) {

@@ -1,6 +1,9 @@
 //! fd -> socket, by field offsets that user space found in kernel BTF.
 
-use agent_common::{conn::ConnId, drops::DropReason};
+use agent_common::{
+    conn::{ConnId, Direction},
+    drops::DropReason,
+};
 
 use crate::{maps::SETTINGS, raw};
 
@@ -10,6 +13,12 @@ const SOCK_STREAM: u16 = 1;
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+/// include/net/tcp_states.h
+const TCP_CLOSE: u8 = 7;
+/// Bits of `sk_shutdown` (include/net/sock.h).
+const RCV_SHUTDOWN: u8 = 1;
+const SEND_SHUTDOWN: u8 = 2;
 
 /// A descriptor of the current process that leads to a socket.
 #[derive(Clone, Copy)]
@@ -24,7 +33,14 @@ pub struct Socket {
 pub struct Stream {
     /// Local TCP port; 0 for a Unix socket.
     pub local_port: u16,
+    pub sock: Sock,
+    /// Whether this is TCP and nothing above it, such as MPTCP, whose `struct sock` is another.
+    pub is_tcp: bool,
 }
+
+/// `struct sock *`
+#[derive(Clone, Copy)]
+pub struct Sock(pub u64);
 
 /// Follows `current->files->fdt->fd[fd]`. `None`: no descriptor, or no socket behind it.
 ///
@@ -65,8 +81,12 @@ impl Socket {
         let sock: u64 = kernel(socket, at.socket_sk)?;
         let family: u16 = kernel(sock, at.sock_family)?;
         Ok(match family {
-            AF_INET | AF_INET6 => Some(Stream { local_port: kernel(sock, at.sock_num)? }),
-            AF_UNIX => Some(Stream { local_port: 0 }),
+            AF_INET | AF_INET6 => {
+                let protocol: u16 = kernel(sock, at.sock_protocol)?;
+                let local_port = kernel(sock, at.sock_num)?;
+                Some(Stream { local_port, sock: Sock(sock), is_tcp: protocol == IPPROTO_TCP })
+            }
+            AF_UNIX => Some(Stream { local_port: 0, sock: Sock(sock), is_tcp: false }),
             _ => None,
         })
     }
@@ -79,6 +99,40 @@ impl Socket {
         let at = SETTINGS.load();
         let count: u64 = kernel(self.file, at.file_count)?;
         Ok(count == u64::from(at.file_count_one))
+    }
+}
+
+impl Sock {
+    /// What the kernel's counter of bytes taken from, or put into, a TCP connection reads.
+    #[inline(always)]
+    pub fn sequence(self, direction: Direction) -> Result<u32, DropReason> {
+        let at = SETTINGS.load();
+        match direction {
+            Direction::Ingress => kernel(self.0, at.tcp_copied_seq),
+            Direction::Egress => kernel(self.0, at.tcp_write_seq),
+        }
+    }
+
+    /// Whether a direction is at its end: it was shut down by either side, or the connection is no more.
+    #[inline(always)]
+    pub fn has_ended(self, direction: Direction) -> Result<bool, DropReason> {
+        let at = SETTINGS.load();
+        let bit = match direction {
+            Direction::Ingress => RCV_SHUTDOWN,
+            Direction::Egress => SEND_SHUTDOWN,
+        };
+        let shutdown: u8 = kernel(self.0, at.sock_shutdown)?;
+        let state: u8 = kernel(self.0, at.sock_state)?;
+        Ok(shutdown & bit != 0 || state == TCP_CLOSE)
+    }
+
+    /// Whether something between the process and TCP takes or adds bytes: kernel TLS, or a sockmap.
+    #[inline(always)]
+    pub fn is_layered(self) -> Result<bool, DropReason> {
+        let at = SETTINGS.load();
+        let protocol: u64 = kernel(self.0, at.tcp_ulp)?;
+        let redirection: u64 = kernel(self.0, at.sock_user_data)?;
+        Ok(protocol != 0 || redirection != 0)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     emit::{self, Wake},
     raw,
     role::{Standing, Verdict, judge},
-    socket::{self, Socket},
+    socket::{self, Sock, Socket},
     target::{self, Current},
 };
 
@@ -60,6 +60,7 @@ pub fn on_exit(
         Shape::Accept => accepted(ctx, current, result)?,
         Shape::Connect => connected(current, &args, result)?,
         Shape::Shutdown => shut_down(current, &args, result)?,
+        Shape::IoUring => return Err(DropReason::IoUring),
         Shape::Splice => spliced(current, &args, result, walk)?,
         Shape::Receive(form) => received(current, &args, result, form, walk)?,
         Shape::Send(form) => sent(current, &args, result, form, walk)?,
@@ -76,6 +77,7 @@ enum Shape {
     Accept,
     Connect,
     Shutdown,
+    IoUring,
 }
 
 /// How a call names its buffers.
@@ -113,6 +115,7 @@ fn shape_of(number: u64) -> Option<Shape> {
         nr::ACCEPT | nr::ACCEPT4 => Shape::Accept,
         nr::CONNECT => Shape::Connect,
         nr::SHUTDOWN => Shape::Shutdown,
+        nr::IO_URING_SETUP | nr::IO_URING_ENTER => Shape::IoUring,
         _ => return None,
     })
 }
@@ -175,24 +178,35 @@ fn moved(
         Form::Message => message_source(args.second())?,
         _ => Source::buffer(args.second()),
     };
-    account(socket, source, result, flags.direction, walk);
+    account(socket, source, result, 0, flags.direction, walk);
     Ok(())
 }
 
 /// `recvmmsg` and `sendmmsg`: `count` messages moved, each with a length of its own.
 #[inline(always)]
 fn messages(socket: Socket, first: u64, count: u64, flags: Moved, walk: Walk) -> Result<(), DropReason> {
-    let mut message = first;
+    let len = |index: u32| -> Result<u64, DropReason> {
+        let message = first + u64::from(index) * MMSGHDR_LEN;
+        let len: u32 = raw::read_user(message + MMSG_LEN_OFFSET).ok_or(DropReason::UserFault)?;
+        Ok(u64::from(len))
+    };
+    let mut later = 0;
     // verifier: a constant bound.
+    for index in 0..MMSG_MESSAGES {
+        if u64::from(index) < count {
+            later += len(index)?;
+        }
+    }
     for index in 0..MMSG_MESSAGES {
         if u64::from(index) >= count {
             return Ok(());
         }
-        let len: u32 = raw::read_user(message + MMSG_LEN_OFFSET).ok_or(DropReason::UserFault)?;
+        let len = len(index)?;
+        later = later.saturating_sub(len);
         if len > 0 {
-            account(socket, message_source(message)?, u64::from(len), flags.direction, walk);
+            let source = message_source(first + u64::from(index) * MMSGHDR_LEN)?;
+            account(socket, source, len, later, flags.direction, walk);
         }
-        message += MMSGHDR_LEN;
     }
     if count > u64::from(MMSG_MESSAGES) { Err(DropReason::TooManyBuffers) } else { Ok(()) }
 }
@@ -218,7 +232,7 @@ fn spliced(current: Current, args: &Args, result: i64, walk: Walk) -> Result<(),
         },
     };
     if conns::is_watchable(socket, current.target)? {
-        account(socket, Source::unreadable(), result as u64, direction, walk);
+        account(socket, Source::unreadable(), result as u64, 0, direction, walk);
     }
     Ok(())
 }
@@ -230,12 +244,14 @@ struct Moved {
     discarded: bool,
 }
 
+/// `later`: bytes that the same call moved after these.
+///
 /// verifier: the walk is called from here rather than by `tap_account`, whose frame would lie between them
 /// (512 bytes for all frames together up to Linux 6.12).
 #[inline(always)]
-fn account(socket: Socket, source: Source, moved: u64, direction: Direction, walk: Walk) {
+fn account(socket: Socket, source: Source, moved: u64, later: u64, direction: Direction, walk: Walk) {
     let shape = Pair::new(source.count, direction as u32).0;
-    if tap_account(socket.conn, source.address, shape, moved) == NOT_WANTED {
+    if tap_account(socket.conn, source.address, shape, moved, later) == NOT_WANTED {
         return;
     }
     match walk {
@@ -251,11 +267,11 @@ const WANTED: u64 = 1;
 /// `raw::pieces` for the walk. `shape` is the source's count and, above it, the direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tap_account(conn: u64, source: u64, shape: u64, moved: u64) -> u64 {
+pub extern "C" fn tap_account(conn: u64, source: u64, shape: u64, moved: u64, later: u64) -> u64 {
     let shape = Pair(shape);
     let source = Source { address: source, count: shape.low() };
     let direction = if shape.high() == 0 { Direction::Ingress } else { Direction::Egress };
-    let Some(wanted) = wanted_of(conn, source, moved, direction) else { return NOT_WANTED };
+    let Some(wanted) = wanted_of(conn, source, moved, later, direction) else { return NOT_WANTED };
     let Some(pieces) = raw::pieces() else { return NOT_WANTED };
     *pieces = Pieces::new(conn, wanted.base, source, moved, wanted.skip, wanted.marks);
     WANTED
@@ -272,15 +288,9 @@ struct Wanted {
 
 /// Moves the connection's position on; decides its role while that is open. `None`: nothing is wanted.
 #[inline(always)]
-fn wanted_of(conn: u64, source: Source, moved: u64, direction: Direction) -> Option<Wanted> {
+fn wanted_of(conn: u64, source: Source, moved: u64, later: u64, direction: Direction) -> Option<Wanted> {
     let state = raw::conn_state(conn)?;
-    let position = match direction {
-        Direction::Ingress => &mut state.ingress_pos,
-        Direction::Egress => &mut state.egress_pos,
-    };
-    let base = *position;
-    *position = base.wrapping_add(moved);
-
+    let base = conns::advance(state, direction, moved, later);
     // Nothing of a turn counts before the role is decided: the first record begins the first turn.
     if state.role == role::UNKNOWN && !decide_role(state, source, moved, direction) {
         return None;
@@ -317,8 +327,11 @@ fn wanted_of(conn: u64, source: Source, moved: u64, direction: Direction) -> Opt
 #[inline(always)]
 fn decide_role(state: &mut ConnState, source: Source, moved: u64, direction: Direction) -> bool {
     let verdict = match direction {
-        // A server does not speak first.
-        Direction::Egress => Verdict::Other,
+        // A server does not speak first, unless it was spoken to behind our back.
+        Direction::Egress => {
+            conns::advance(state, Direction::Ingress, 0, 0);
+            Verdict::Other
+        }
         Direction::Ingress => {
             let mut prefix = [0; ROLE_PREFIX];
             let (address, len) = source.first_buffer(moved);
@@ -393,16 +406,14 @@ fn shut_down(current: Current, args: &Args, result: i64) -> Result<(), DropReaso
 fn ended(current: Current, fd: u32, direction: Direction) -> Result<(), DropReason> {
     let Some(socket) = socket::find(fd)? else { return Ok(()) };
     let Some(state) = raw::conn_state(socket.conn) else { return Ok(()) };
-    if state.role != role::SERVER {
+    // Not at its end: the descriptor was closed, and is another connection's, since the call began.
+    if state.role != role::SERVER || !Sock(state.sock).has_ended(direction)? {
         return Ok(());
     }
     let header = RecordHeader {
         ktime_ns: raw::now_ns(),
         conn: socket.conn,
-        offset: match direction {
-            Direction::Ingress => state.ingress_pos,
-            Direction::Egress => state.egress_pos,
-        },
+        offset: conns::advance(state, direction, 0, 0),
         turn: state.turn,
         target: state.target,
         pid: current.pid,
@@ -411,5 +422,5 @@ fn ended(current: Current, fd: u32, direction: Direction) -> Result<(), DropReas
         direction: direction as u8,
         ..RecordHeader::default()
     };
-    emit::bare(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl)
+    emit::control(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl)
 }

@@ -157,7 +157,16 @@ impl Player {
             }
             Line::Close => {
                 let egress_end = self.positions[Direction::Egress as usize];
-                let closed = Closed { ktime_ns, conn, target, pid, egress_end };
+                let closed = Closed {
+                    ktime_ns,
+                    conn,
+                    target,
+                    pid,
+                    local_port: 80,
+                    from_start: true,
+                    untold: 0,
+                    egress_end,
+                };
                 self.pipeline.handle_event(Record::Closed(closed));
             }
         }

@@ -5,7 +5,7 @@
 use std::{io, os::fd::AsFd as _};
 
 use agent_common::{
-    conn::{ConnId, ConnState, Mute, TargetId},
+    conn::{ConnId, ConnState, Mute, TargetId, role},
     drops::{DropReason, Tally},
     limits,
     settings::Settings,
@@ -75,6 +75,7 @@ pub struct Probe {
     conns: HashMap<MapData, ConnId, ConnState>,
     drops: PerCpuArray<MapData, u64>,
     tallies: PerCpuArray<MapData, u64>,
+    untold: PerCpuArray<MapData, u64>,
     /// Holds the programs and their links.
     _ebpf: Ebpf,
 }
@@ -113,6 +114,7 @@ impl Probe {
             conns: take(&mut ebpf, "CONNS")?,
             drops: take(&mut ebpf, "DROPS")?,
             tallies: take(&mut ebpf, "TALLIES")?,
+            untold: take(&mut ebpf, "UNTOLD")?,
             _ebpf: ebpf,
         };
         Ok((probe, records))
@@ -152,6 +154,18 @@ impl Probe {
     /// How often the kernel side gave something up, by reason, since loading.
     pub fn drops(&self) -> [(DropReason, u64); DropReason::ALL.len()] {
         DropReason::ALL.map(|reason| (reason, sum(&self.drops, reason as u32)))
+    }
+
+    /// Turns of which the ring buffer had no room for any record, on connections whose close it had no room for
+    /// either, since loading.
+    pub fn untold(&self, target: TargetId) -> u64 {
+        sum(&self.untold, target)
+    }
+
+    /// Connections of a target that are in use as a server, as the kernel side knows them: a walk over all.
+    pub fn server_connections(&self, target: TargetId) -> Vec<(ConnId, ConnState)> {
+        let is_one = |state: &ConnState| state.target == target && state.role == role::SERVER;
+        self.conns.iter().filter_map(Result::ok).filter(|(_, state)| is_one(state)).collect()
     }
 
     /// How much moved since loading.
@@ -196,8 +210,16 @@ fn settings(btf: &Btf, options: LoadOptions) -> Result<Settings, BtfError> {
         socket_type: btf.offset("socket.type")?,
         sock_family: btf.offset("sock.__sk_common.skc_family")?,
         sock_num: btf.offset("sock.__sk_common.skc_num")?,
+        sock_state: btf.offset("sock.__sk_common.skc_state")?,
+        sock_shutdown: btf.offset("sock.sk_shutdown")?,
+        sock_protocol: btf.offset("sock.sk_protocol")?,
+        sock_user_data: btf.offset("sock.sk_user_data")?,
+        tcp_ulp: btf.offset("inet_connection_sock.icsk_ulp_ops")?,
+        tcp_copied_seq: btf.offset("tcp_sock.copied_seq")?,
+        tcp_write_seq: btf.offset("tcp_sock.write_seq")?,
         file_count_one,
         wakeup_bytes: options.ring_bytes / 8,
+        data_bytes: options.ring_bytes - options.ring_bytes / 8,
     })
 }
 
