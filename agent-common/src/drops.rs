@@ -18,17 +18,15 @@ pub enum DropReason {
     ConnsFull = 5,
     /// The process table refused a forked child, which is therefore not watched.
     TargetsFull = 6,
-    /// A 32-bit system call, whose arguments we do not read.
-    CompatSyscall = 7,
     /// A TCP connection moved bytes by a call that we did not see, as the kernel's own counters tell; the bytes
     /// become a gap.
-    UnseenBytes = 8,
+    UnseenBytes = 7,
     /// A call to io_uring, which may have moved bytes.
-    IoUring = 9,
+    IoUring = 8,
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 10] = [
+    pub const ALL: [DropReason; 9] = [
         Self::RingFull,
         Self::RingFullControl,
         Self::UserFault,
@@ -36,7 +34,6 @@ impl DropReason {
         Self::TooManyBuffers,
         Self::ConnsFull,
         Self::TargetsFull,
-        Self::CompatSyscall,
         Self::UnseenBytes,
         Self::IoUring,
     ];
@@ -51,7 +48,6 @@ impl DropReason {
             Self::TooManyBuffers => "too_many_buffers",
             Self::ConnsFull => "conns_full",
             Self::TargetsFull => "targets_full",
-            Self::CompatSyscall => "compat_syscall",
             Self::UnseenBytes => "unseen_bytes",
             Self::IoUring => "io_uring",
         }

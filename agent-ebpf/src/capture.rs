@@ -19,6 +19,7 @@ use agent_common::{
 };
 
 use crate::{
+    arch::Abi,
     conns,
     emit::{self, Wake},
     raw,
@@ -29,7 +30,7 @@ use crate::{
 pub struct Source {
     /// Of the buffer, or of the first `struct iovec`.
     pub address: u64,
-    /// Number of `struct iovec`, or one of the two below.
+    /// Number of `struct iovec`, and whether they are those of a 32-bit call; or one of the two below.
     pub count: u32,
 }
 
@@ -38,6 +39,8 @@ impl Source {
     const BUFFER: u32 = u32::MAX;
     /// Nowhere (sendfile, splice, or discarded by the call): counted, not copied.
     const UNREADABLE: u32 = u32::MAX - 1;
+    /// Added to the number of `struct iovec`.
+    const COMPAT: u32 = 1 << 16;
 
     #[inline(always)]
     pub fn buffer(address: u64) -> Self {
@@ -45,9 +48,15 @@ impl Source {
     }
 
     #[inline(always)]
-    pub fn iovecs(address: u64, count: u64) -> Self {
+    pub fn iovecs(address: u64, count: u64, abi: Abi) -> Self {
+        let compat = if abi == Abi::Compat { Self::COMPAT } else { 0 };
         // The kernel refuses more than UIO_MAXIOV, 1,024.
-        Self { address, count: count.min(1024) as u32 }
+        Self { address, count: count.min(1024) as u32 | compat }
+    }
+
+    #[inline(always)]
+    fn abi(self) -> Abi {
+        if self.count & Self::COMPAT != 0 { Abi::Compat } else { Abi::Native }
     }
 
     #[inline(always)]
@@ -55,17 +64,30 @@ impl Source {
         Self { address: 0, count: Self::UNREADABLE }
     }
 
-    /// The first buffer: address and length, of the `moved` bytes.
+    /// The first buffer that is not empty: address and length, of the `moved` bytes.
     #[inline(always)]
     pub fn first_buffer(self, moved: u64) -> (u64, u64) {
         match self.count {
-            Self::UNREADABLE | 0 => (0, 0),
+            Self::UNREADABLE => (0, 0),
             Self::BUFFER => (self.address, moved),
-            _ => match raw::read_user::<[u64; 2]>(self.address) {
-                Some([address, len]) => (address, len.min(moved)),
-                None => (0, 0),
-            },
+            _ => self.first_of_several(moved).unwrap_or((0, 0)),
         }
+    }
+
+    #[inline(always)]
+    fn first_of_several(self, moved: u64) -> Option<(u64, u64)> {
+        let abi = self.abi();
+        // verifier: a constant bound. More empty buffers than these are an oddity that nobody was seen to need.
+        for index in 0..EMPTY_BUFFERS {
+            if index >= self.count & !Self::COMPAT {
+                break;
+            }
+            let [address, len] = abi.iovec(self.address + u64::from(index) * abi.iovec_len())?;
+            if len > 0 {
+                return Some((address, len.min(moved)));
+            }
+        }
+        None
     }
 }
 
@@ -197,6 +219,8 @@ pub struct Pieces {
     /// `struct iovec` entries not yet looked at.
     iovecs: u64,
     iovecs_left: u64,
+    /// 1 when they are those of a 32-bit call.
+    compat: u64,
 }
 
 impl Pieces {
@@ -219,7 +243,8 @@ impl Pieces {
             buffer_end: if is_buffer { moved } else { 0 },
             buffer: source.address,
             iovecs: source.address,
-            iovecs_left: if is_iovecs { u64::from(source.count) } else { 0 },
+            iovecs_left: if is_iovecs { u64::from(source.count & !Source::COMPAT) } else { 0 },
+            compat: u64::from(source.abi() == Abi::Compat),
         }
     }
 }
@@ -244,6 +269,8 @@ pub extern "C" fn tap_walk_unrolled() -> u64 {
     finish()
 }
 
+/// Buffers among which the first that is not empty is looked for.
+const EMPTY_BUFFERS: u32 = 8;
 /// Steps for what is large: the pieces of the window, and around the tail.
 const BULK_STEPS: u32 = (CAPTURE_PER_CALL / PIECE) as u32 + 4;
 /// Steps for a buffer behind the window: copying its beginning, leaving it.
@@ -336,12 +363,13 @@ fn next_buffer(pieces: &mut Pieces) -> i64 {
     if pieces.iovecs_left == 0 {
         return DONE;
     }
-    let Some([address, len]) = raw::read_user::<[u64; 2]>(pieces.iovecs) else {
+    let abi = if pieces.compat == 1 { Abi::Compat } else { Abi::Native };
+    let Some([address, len]) = abi.iovec(pieces.iovecs) else {
         raw::count_drop(DropReason::UserFault);
         pieces.iovecs_left = 0;
         return DONE;
     };
-    pieces.iovecs += 16;
+    pieces.iovecs += abi.iovec_len();
     pieces.iovecs_left -= 1;
     pieces.buffer = address;
     pieces.buffer_start = pieces.buffer_end;

@@ -9,7 +9,7 @@ use aya_ebpf::{EbpfContext, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
 
 use crate::{
-    arch::{self, Regs, nr},
+    arch::{Abi, Regs, nr, nr32},
     conns,
     emit::{self, Wake},
     maps::{CONNS, SETTINGS, TARGETS},
@@ -20,20 +20,27 @@ use crate::{
 /// The beginning of system call `number`: `close(fd)`, or `dup2(old, new)`, which closes `new`.
 #[inline(always)]
 pub fn on_enter(ctx: &impl EbpfContext, regs: impl FnOnce() -> Regs, number: u64) -> Result<i32, DropReason> {
-    if number != nr::CLOSE && number != nr::DUP2 && number != nr::DUP3 {
+    let native = matches!(number, nr::CLOSE | nr::DUP2 | nr::DUP3);
+    let compat = matches!(number, nr32::CLOSE | nr32::DUP2 | nr32::DUP3);
+    if !native && !compat {
         return Ok(0);
     }
     let Some(current) = target::current() else { return Ok(0) };
-    if arch::is_compat() {
-        return Err(DropReason::CompatSyscall);
+    let abi = Abi::current();
+    let (is_one, close) = match abi {
+        Abi::Native => (native, nr::CLOSE),
+        Abi::Compat => (compat, nr32::CLOSE),
+    };
+    if !is_one {
+        return Ok(0);
     }
-    let args = regs().args()?;
-    let closed = if number == nr::CLOSE {
-        args.fd()
-    } else if args.second() as u32 == args.fd() {
+    let args = regs().args(abi)?;
+    let closed = if number == close {
+        args.fd
+    } else if args.second as u32 == args.fd {
         return Ok(0);
     } else {
-        args.second() as u32
+        args.second as u32
     };
     if let Some(conn) = closing(current, closed)? {
         debug!(ctx, "pid {}: connection {} closed", current.pid, conn);

@@ -10,7 +10,7 @@ use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 
 use crate::{
-    arch::{self, Args, Regs, nr},
+    arch::{Abi, Args, Regs, nr, nr32, socketcall},
     capture::{Marks, Pair, Pieces, Source, Walk, tap_walk_unrolled, tap_walk_with_loop},
     conns::{self, Origin},
     emit::{self, Wake},
@@ -33,12 +33,6 @@ const ECONNRESET: i64 = 104;
 const EINPROGRESS: i64 = 115;
 const SHUT_RD: u64 = 0;
 
-/// Messages of `recvmmsg` and `sendmmsg`: `struct mmsghdr` is a `struct msghdr` and a length.
-const MMSGHDR_LEN: u64 = 64;
-const MMSG_LEN_OFFSET: u64 = 56;
-/// `msg_iov` and `msg_iovlen` within `struct msghdr`.
-const MSG_IOV_OFFSET: u64 = 16;
-
 /// The end of a system call that returned `result`.
 #[inline(always)]
 pub fn on_exit(
@@ -51,19 +45,33 @@ pub fn on_exit(
     let regs = regs();
     let number = regs.number()?;
     // The common calls of a server that move nothing (epoll_wait, futex, ...) end here.
-    let Some(shape) = shape_of(number) else { return Ok(0) };
-    if arch::is_compat() {
-        return Err(DropReason::CompatSyscall);
+    let (native, compat) = (shape_of(number), compat_shape_of(number));
+    if native.is_none() && compat.is_none() {
+        return Ok(0);
     }
-    let args = regs.args()?;
+    let abi = Abi::current();
+    let mut args = regs.args(abi)?;
+    let shape = match abi {
+        Abi::Native => native,
+        Abi::Compat if number == nr32::SOCKETCALL => {
+            let shape = socketcall_shape_of(u64::from(args.fd));
+            if shape.is_some() {
+                args = args.of_socketcall()?;
+            }
+            shape
+        }
+        Abi::Compat => compat,
+    };
+    let Some(shape) = shape else { return Ok(0) };
     match shape {
         Shape::Accept => accepted(ctx, current, result)?,
         Shape::Connect => connected(current, &args, result)?,
         Shape::Shutdown => shut_down(current, &args, result)?,
         Shape::IoUring => return Err(DropReason::IoUring),
         Shape::Splice => spliced(current, &args, result, walk)?,
-        Shape::Receive(form) => received(current, &args, result, form, walk)?,
-        Shape::Send(form) => sent(current, &args, result, form, walk)?,
+        Shape::Receive(form) => received(current, &args, result, form, abi, walk)?,
+        Shape::Send(form) => sent(current, &args, result, form, abi, walk)?,
+        Shape::Several => {}
     }
     Ok(0)
 }
@@ -78,6 +86,8 @@ enum Shape {
     Connect,
     Shutdown,
     IoUring,
+    /// `socketcall`, which stands for any of them.
+    Several,
 }
 
 /// How a call names its buffers.
@@ -120,11 +130,60 @@ fn shape_of(number: u64) -> Option<Shape> {
     })
 }
 
+/// The same for the numbers of 32-bit calls.
 #[inline(always)]
-fn received(current: Current, args: &Args, result: i64, form: Form, walk: Walk) -> Result<(), DropReason> {
+fn compat_shape_of(number: u64) -> Option<Shape> {
+    Some(match number {
+        nr32::READ => Shape::Receive(Form::Buffer),
+        nr32::WRITE => Shape::Send(Form::Buffer),
+        nr32::RECVFROM => Shape::Receive(Form::BufferFlags),
+        nr32::SENDTO => Shape::Send(Form::BufferFlags),
+        nr32::READV | nr32::PREADV2 => Shape::Receive(Form::Iovecs),
+        nr32::WRITEV | nr32::PWRITEV2 => Shape::Send(Form::Iovecs),
+        nr32::RECVMSG => Shape::Receive(Form::Message),
+        nr32::SENDMSG => Shape::Send(Form::Message),
+        nr32::RECVMMSG | nr32::RECVMMSG_TIME64 => Shape::Receive(Form::Messages),
+        nr32::SENDMMSG => Shape::Send(Form::Messages),
+        nr32::SENDFILE | nr32::SENDFILE64 => Shape::Send(Form::File),
+        nr32::SPLICE => Shape::Splice,
+        nr32::ACCEPT4 => Shape::Accept,
+        nr32::CONNECT => Shape::Connect,
+        nr32::SHUTDOWN => Shape::Shutdown,
+        nr32::SOCKETCALL => Shape::Several,
+        nr::IO_URING_SETUP | nr::IO_URING_ENTER => Shape::IoUring,
+        _ => return None,
+    })
+}
+
+/// The same for what `socketcall` does.
+#[inline(always)]
+fn socketcall_shape_of(call: u64) -> Option<Shape> {
+    Some(match call {
+        socketcall::RECV | socketcall::RECVFROM => Shape::Receive(Form::BufferFlags),
+        socketcall::SEND | socketcall::SENDTO => Shape::Send(Form::BufferFlags),
+        socketcall::RECVMSG => Shape::Receive(Form::Message),
+        socketcall::SENDMSG => Shape::Send(Form::Message),
+        socketcall::RECVMMSG => Shape::Receive(Form::Messages),
+        socketcall::SENDMMSG => Shape::Send(Form::Messages),
+        socketcall::ACCEPT | socketcall::ACCEPT4 => Shape::Accept,
+        socketcall::CONNECT => Shape::Connect,
+        socketcall::SHUTDOWN => Shape::Shutdown,
+        _ => return None,
+    })
+}
+
+#[inline(always)]
+fn received(
+    current: Current,
+    args: &Args,
+    result: i64,
+    form: Form,
+    abi: Abi,
+    walk: Walk,
+) -> Result<(), DropReason> {
     let flags = match form {
-        Form::BufferFlags | Form::Messages => args.fourth(),
-        Form::Message => args.third(),
+        Form::BufferFlags | Form::Messages => args.fourth,
+        Form::Message => args.third,
         Form::Buffer | Form::Iovecs | Form::File => 0,
     };
     if flags & NOT_THE_STREAM != 0 {
@@ -132,25 +191,32 @@ fn received(current: Current, args: &Args, result: i64, form: Form, walk: Walk) 
     }
     if result <= 0 {
         // A receive of nothing is the peer's end, unless nothing was asked for.
-        let asked = form == Form::Message || args.third() > 0;
+        let asked = form == Form::Message || args.third > 0;
         if (result == 0 && asked) || result == -ECONNRESET {
-            return ended(current, args.fd(), Direction::Ingress);
+            return ended(current, args.fd, Direction::Ingress);
         }
         return Ok(());
     }
-    let flags = Moved { direction: Direction::Ingress, discarded: flags & MSG_TRUNC != 0 };
+    let flags = Moved { direction: Direction::Ingress, discarded: flags & MSG_TRUNC != 0, abi };
     moved(current, args, result as u64, form, flags, walk)
 }
 
 #[inline(always)]
-fn sent(current: Current, args: &Args, result: i64, form: Form, walk: Walk) -> Result<(), DropReason> {
+fn sent(
+    current: Current,
+    args: &Args,
+    result: i64,
+    form: Form,
+    abi: Abi,
+    walk: Walk,
+) -> Result<(), DropReason> {
     if result <= 0 {
         return Ok(());
     }
-    if matches!(form, Form::BufferFlags | Form::Messages) && args.fourth() & MSG_OOB != 0 {
+    if matches!(form, Form::BufferFlags | Form::Messages) && args.fourth & MSG_OOB != 0 {
         return Ok(());
     }
-    let flags = Moved { direction: Direction::Egress, discarded: false };
+    let flags = Moved { direction: Direction::Egress, discarded: false, abi };
     moved(current, args, result as u64, form, flags, walk)
 }
 
@@ -164,19 +230,19 @@ fn moved(
     flags: Moved,
     walk: Walk,
 ) -> Result<(), DropReason> {
-    let Some(socket) = socket::find(args.fd())? else { return Ok(()) };
+    let Some(socket) = socket::find(args.fd)? else { return Ok(()) };
     if !conns::is_watchable(socket, current.target)? {
         return Ok(());
     }
     if form == Form::Messages {
-        return messages(socket, args.second(), result, flags, walk);
+        return messages(socket, args.second, result, flags, walk);
     }
     let source = match form {
         _ if flags.discarded => Source::unreadable(),
         Form::File => Source::unreadable(),
-        Form::Iovecs => Source::iovecs(args.second(), args.third()),
-        Form::Message => message_source(args.second())?,
-        _ => Source::buffer(args.second()),
+        Form::Iovecs => Source::iovecs(args.second, args.third, flags.abi),
+        Form::Message => message_source(args.second, flags.abi)?,
+        _ => Source::buffer(args.second),
     };
     account(socket, source, result, 0, flags.direction, walk);
     Ok(())
@@ -185,10 +251,10 @@ fn moved(
 /// `recvmmsg` and `sendmmsg`: `count` messages moved, each with a length of its own.
 #[inline(always)]
 fn messages(socket: Socket, first: u64, count: u64, flags: Moved, walk: Walk) -> Result<(), DropReason> {
+    let (message_len, len_offset) = flags.abi.mmsghdr();
     let len = |index: u32| -> Result<u64, DropReason> {
-        let message = first + u64::from(index) * MMSGHDR_LEN;
-        let len: u32 = raw::read_user(message + MMSG_LEN_OFFSET).ok_or(DropReason::UserFault)?;
-        Ok(u64::from(len))
+        let address = first + u64::from(index) * message_len + len_offset;
+        raw::read_user::<u32>(address).map(u64::from).ok_or(DropReason::UserFault)
     };
     let mut later = 0;
     // verifier: a constant bound.
@@ -204,7 +270,7 @@ fn messages(socket: Socket, first: u64, count: u64, flags: Moved, walk: Walk) ->
         let len = len(index)?;
         later = later.saturating_sub(len);
         if len > 0 {
-            let source = message_source(first + u64::from(index) * MMSGHDR_LEN)?;
+            let source = message_source(first + u64::from(index) * message_len, flags.abi)?;
             account(socket, source, len, later, flags.direction, walk);
         }
     }
@@ -212,10 +278,9 @@ fn messages(socket: Socket, first: u64, count: u64, flags: Moved, walk: Walk) ->
 }
 
 #[inline(always)]
-fn message_source(message: u64) -> Result<Source, DropReason> {
-    let [iovecs, count] =
-        raw::read_user::<[u64; 2]>(message + MSG_IOV_OFFSET).ok_or(DropReason::UserFault)?;
-    Ok(Source::iovecs(iovecs, count))
+fn message_source(message: u64, abi: Abi) -> Result<Source, DropReason> {
+    let [iovecs, count] = abi.message_iovecs(message).ok_or(DropReason::UserFault)?;
+    Ok(Source::iovecs(iovecs, count, abi))
 }
 
 /// `splice(fd_in, off_in, fd_out, off_out, len, flags)`: one of the two is a pipe, the other may be ours.
@@ -224,9 +289,9 @@ fn spliced(current: Current, args: &Args, result: i64, walk: Walk) -> Result<(),
     if result <= 0 {
         return Ok(());
     }
-    let (socket, direction) = match socket::find(args.fd())? {
+    let (socket, direction) = match socket::find(args.fd)? {
         Some(socket) => (socket, Direction::Ingress),
-        None => match socket::find(args.third() as u32)? {
+        None => match socket::find(args.third as u32)? {
             Some(socket) => (socket, Direction::Egress),
             None => return Ok(()),
         },
@@ -237,11 +302,12 @@ fn spliced(current: Current, args: &Args, result: i64, walk: Walk) -> Result<(),
     Ok(())
 }
 
-/// Which way bytes moved, and whether the call threw them away.
+/// Which way bytes moved, whether the call threw them away, and how it names buffers.
 #[derive(Clone, Copy)]
 struct Moved {
     direction: Direction,
     discarded: bool,
+    abi: Abi,
 }
 
 /// `later`: bytes that the same call moved after these.
@@ -387,7 +453,7 @@ fn connected(current: Current, args: &Args, result: i64) -> Result<(), DropReaso
     if result != 0 && result != -EINPROGRESS {
         return Ok(());
     }
-    if let Some(socket) = socket::find(args.fd())? {
+    if let Some(socket) = socket::find(args.fd)? {
         conns::enter(socket, current.target, Origin::Connected)?;
     }
     Ok(())
@@ -395,10 +461,10 @@ fn connected(current: Current, args: &Args, result: i64) -> Result<(), DropReaso
 
 #[inline(always)]
 fn shut_down(current: Current, args: &Args, result: i64) -> Result<(), DropReason> {
-    if result != 0 || args.second() == SHUT_RD {
+    if result != 0 || args.second == SHUT_RD {
         return Ok(());
     }
-    ended(current, args.fd(), Direction::Egress)
+    ended(current, args.fd, Direction::Egress)
 }
 
 /// No more bytes will come in this direction.

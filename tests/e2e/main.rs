@@ -6,4 +6,5 @@ mod errors;
 mod lifecycle;
 mod ports;
 mod recording;
+mod sockets;
 mod traffic;
