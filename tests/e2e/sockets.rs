@@ -1,6 +1,6 @@
 //! Servers that use their sockets in every way but the usual one: what the tap has to see all the same.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
