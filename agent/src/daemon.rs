@@ -1,27 +1,31 @@
 //! The wiring: one loop over records, ticks and signals, and an orderly end.
 
-use std::{
-    fs::File,
-    io::{self, BufWriter},
-    path::Path,
-    time::{Duration, Instant, SystemTime},
-};
+mod account;
+mod report;
+mod signals;
+mod sink;
+mod tape;
+
+use std::time::{Duration, Instant};
 
 use agent_common::{
     decode::{DecodeError, Record, decode},
     drops::DropReason,
-    event::HEADER_LEN,
 };
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
+use self::{
+    account::{LedgerLine, log_ledger, log_tap},
+    report::Report,
+    signals::Signals,
+    sink::Sink,
+    tape::Tape,
+};
 use crate::{
-    config::{Config, HubTarget, SinkConfig},
-    dry_run,
+    config::Config,
     exit::{Exit, Failure},
-    hub::{App, Hub, HubConfig, Instance, Pace, PathItem, Startup, Sync, SyncTimer},
-    pipeline::{Pipeline, counters::Counts, ledger::Ledger},
+    pipeline::Pipeline,
     probe::{
         clock,
         host::Host,
@@ -29,7 +33,6 @@ use crate::{
         source::Records,
     },
     pulse::Pulse,
-    recording::Recorder,
     watch::{self, Target},
 };
 
@@ -293,236 +296,6 @@ enum Outlook {
     NothingLeft,
 }
 
-/// What one target's messages are made of.
-struct Report {
-    target: Target,
-    instance: Option<Instance>,
-    timer: SyncTimer,
-    sync_interval: Option<Duration>,
-    app_version: Option<String>,
-    /// The routes the hub has been told of; None before the first start-up message.
-    announced: Option<u64>,
-    /// The target ended; what was counted since the last message is still to be sent.
-    last_words_due: bool,
-}
-
-impl Report {
-    fn new(
-        target: Target,
-        sink: &Sink,
-        app_version: Option<String>,
-        sync_interval: Option<Duration>,
-    ) -> Self {
-        let instance = sink.claim_instance(&target);
-        let timer = SyncTimer::start(Instant::now(), sync_interval);
-        Self { target, instance, timer, sync_interval, app_version, announced: None, last_words_due: false }
-    }
-
-    /// The target is there again: its watch is young again.
-    fn restart(&mut self) {
-        self.timer = SyncTimer::start(Instant::now(), self.sync_interval);
-        self.announced = None;
-    }
-
-    /// Sends the start-up message when there are new routes, and a sync.
-    fn send(&mut self, pipeline: &mut Pipeline, sink: &mut Sink) {
-        let instance = self.instance.as_ref().map(|instance| instance.uuid).unwrap_or_default();
-        let generation = pipeline.route_generation(self.target.id);
-        if self.announced != Some(generation) {
-            let routes = pipeline.routes(self.target.id).into_iter();
-            let app = App {
-                version: self.app_version.clone(),
-                routes: routes.map(|(method, path)| PathItem { method, path }).collect(),
-                ..App::default()
-            };
-            sink.startup(self.target.pid, &Startup::new(instance, app));
-            self.announced = Some(generation);
-        }
-        let counts: Counts = pipeline.take_counts(self.target.id);
-        debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
-        sink.sync(self.target.pid, &Sync::new(SystemTime::now(), instance, counts, None));
-    }
-}
-
-/// What `--record` asks for. A recording that cannot be written on ends; the watching does not.
-struct Tape {
-    recorder: Option<Recorder<BufWriter<File>>>,
-}
-
-impl Tape {
-    fn create(path: Option<&Path>) -> Result<Self, Failure> {
-        let recorder = path.map(Recorder::create).transpose();
-        Ok(Self {
-            recorder: recorder.map_err(|error| Failure::Io { doing: "create the --record file", error })?,
-        })
-    }
-
-    fn target(&mut self, target: &Target) {
-        self.write(|recorder| recorder.target(target.id, target.pid, &target.ports()));
-    }
-
-    fn record(&mut self, bytes: &[u8], record: &Record<'_>) {
-        let captured = if let Record::Data(data) = record { data.bytes.len() } else { 0 };
-        self.write(|recorder| recorder.record(bytes, HEADER_LEN + captured));
-    }
-
-    fn finish(&mut self) {
-        self.write(Recorder::flush);
-    }
-
-    fn write(&mut self, write: impl FnOnce(&mut Recorder<BufWriter<File>>) -> io::Result<()>) {
-        if let Some(recorder) = &mut self.recorder
-            && let Err(error) = write(recorder)
-        {
-            error!(%error, "the recording cannot be written on and ends here; look at the space on its disk");
-            self.recorder = None;
-        }
-    }
-}
-
-/// Where messages go.
-enum Sink {
-    Hub { hub: Hub, target: HubTarget },
-    Stdout,
-}
-
-impl Sink {
-    fn open(config: SinkConfig, sync_interval: Option<Duration>) -> Result<Self, Failure> {
-        Ok(match config {
-            SinkConfig::Stdout => Self::Stdout,
-            SinkConfig::Hub(target) => {
-                let config =
-                    HubConfig::new(target.base_url.clone(), target.client_id.clone(), target.env.clone());
-                let hub = Hub::start(HubConfig { pace: Pace::for_interval(sync_interval), ..config })?;
-                Self::Hub { hub, target }
-            }
-        })
-    }
-
-    fn claim_instance(&self, target: &Target) -> Option<Instance> {
-        match self {
-            Self::Hub { target: hub, .. } => {
-                Some(Instance::claim(&hub.state_dir, &hub.client_id, &hub.env, &target.stable_name()))
-            }
-            Self::Stdout => None,
-        }
-    }
-
-    fn startup(&mut self, pid: u32, message: &Startup) {
-        match self {
-            Self::Hub { hub, .. } => hub.send_startup(message),
-            Self::Stdout => dry_run::print_startup(pid, message),
-        }
-    }
-
-    fn sync(&mut self, pid: u32, message: &Sync) {
-        match self {
-            Self::Hub { hub, .. } => hub.send_sync(message),
-            Self::Stdout => dry_run::print_sync(pid, message),
-        }
-    }
-
-    fn ledger(&self, pid: u32, ledger: &Ledger) {
-        if matches!(self, Self::Stdout) {
-            dry_run::print_ledger(pid, ledger);
-        }
-    }
-
-    async fn close(self) {
-        if let Self::Hub { hub, .. } = self {
-            let delivery = hub.finish(LAST_WORDS).await;
-            if delivery.undelivered > 0 {
-                error!(
-                    messages = delivery.undelivered,
-                    "the hub did not take the last messages, their counts are lost"
-                );
-            } else {
-                debug!(messages = delivery.delivered, "last messages delivered");
-            }
-        }
-    }
-}
-
 fn log_undecodable(error: DecodeError) {
     error!(%error, "the kernel side sent a record we cannot read; please report this");
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LedgerLine {
-    Interim,
-    Last,
-}
-
-/// Every field that is not an exchange's fate is left to `--dry-run` and the pipeline's docs.
-fn log_ledger(pid: u32, ledger: &Ledger, which: LedgerLine) {
-    macro_rules! line {
-        ($level:ident) => {
-            $level!(
-                pid,
-                seen = ledger.seen,
-                reported = ledger.reported,
-                lost = ledger.lost(),
-                lost_ring_full = ledger.lost_ring_full,
-                lost_gap = ledger.lost_gap,
-                unreadable_head = ledger.unreadable_head,
-                incomplete_head = ledger.incomplete_head,
-                unmatched = ledger.unmatched,
-                excluded = ledger.excluded,
-                bad_method = ledger.bad_method,
-                path_too_long = ledger.path_too_long,
-                over_route_limit = ledger.over_route_limit,
-                over_count_limit = ledger.over_count_limit,
-                aborted_before_response = ledger.aborted_before_response,
-                upgraded = ledger.upgraded,
-                evicted_open = ledger.evicted_open,
-                open_at_exit = ledger.open_at_exit,
-                connections = ledger.connections,
-                gaps = ledger.gaps,
-                gap_bytes = ledger.gap_bytes,
-                "ledger"
-            )
-        };
-    }
-    match which {
-        LedgerLine::Interim => line!(debug),
-        LedgerLine::Last => line!(info),
-    }
-}
-
-/// What the kernel side moved and gave up since it was loaded.
-fn log_tap(probe: &Probe) {
-    let [seen, captured, muted, records] = probe.tallies().map(|(_, amount)| amount);
-    let given_up: Vec<String> = probe
-        .drops()
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(reason, count)| format!("{}={count}", reason.name()))
-        .collect();
-    info!(
-        records,
-        bytes_seen = seen,
-        bytes_captured = captured,
-        bytes_muted = muted,
-        given_up = given_up.join(" "),
-        "tap"
-    );
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::Io { doing: "listen for signals", error });
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

@@ -1,0 +1,63 @@
+//! What one target's messages are made of, and when they are due.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::debug;
+
+use super::sink::Sink;
+use crate::{
+    hub::{App, Instance, PathItem, Startup, Sync, SyncTimer},
+    pipeline::{Pipeline, counters::Counts},
+    watch::Target,
+};
+
+/// What one target's messages are made of.
+pub struct Report {
+    pub target: Target,
+    instance: Option<Instance>,
+    pub timer: SyncTimer,
+    pub sync_interval: Option<Duration>,
+    app_version: Option<String>,
+    /// The routes the hub has been told of; None before the first start-up message.
+    announced: Option<u64>,
+    /// The target ended; what was counted since the last message is still to be sent.
+    pub last_words_due: bool,
+}
+
+impl Report {
+    pub fn new(
+        target: Target,
+        sink: &Sink,
+        app_version: Option<String>,
+        sync_interval: Option<Duration>,
+    ) -> Self {
+        let instance = sink.claim_instance(&target);
+        let timer = SyncTimer::start(Instant::now(), sync_interval);
+        Self { target, instance, timer, sync_interval, app_version, announced: None, last_words_due: false }
+    }
+
+    /// The target is there again: its watch is young again.
+    pub fn restart(&mut self) {
+        self.timer = SyncTimer::start(Instant::now(), self.sync_interval);
+        self.announced = None;
+    }
+
+    /// Sends the start-up message when there are new routes, and a sync.
+    pub fn send(&mut self, pipeline: &mut Pipeline, sink: &mut Sink) {
+        let instance = self.instance.as_ref().map(|instance| instance.uuid).unwrap_or_default();
+        let generation = pipeline.route_generation(self.target.id);
+        if self.announced != Some(generation) {
+            let routes = pipeline.routes(self.target.id).into_iter();
+            let app = App {
+                version: self.app_version.clone(),
+                routes: routes.map(|(method, path)| PathItem { method, path }).collect(),
+                ..App::default()
+            };
+            sink.startup(self.target.pid, &Startup::new(instance, app));
+            self.announced = Some(generation);
+        }
+        let counts: Counts = pipeline.take_counts(self.target.id);
+        debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
+        sink.sync(self.target.pid, &Sync::new(SystemTime::now(), instance, counts, None));
+    }
+}
