@@ -254,9 +254,8 @@ impl Daemon {
             if heartbeat || std::mem::take(&mut report.last_words_due) {
                 report.send(&mut self.pipeline, sink);
                 let ledger = self.pipeline.ledger(report.target.id);
-                if tracing::enabled!(tracing::Level::DEBUG) {
-                    log_ledger(report.target.pid, &ledger, LedgerLine::Interim);
-                }
+                log_ledger(report.target.pid, &ledger, LedgerLine::Interim);
+                report.alarm.look_at(report.target.pid, &ledger, now);
             }
         }
     }

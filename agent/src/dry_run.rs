@@ -10,7 +10,7 @@ use tracing::error;
 
 use crate::{
     hub::{Startup, Sync},
-    pipeline::ledger::Ledger,
+    pipeline::ledger::{Coverage, Ledger},
 };
 
 #[derive(Serialize)]
@@ -30,8 +30,9 @@ pub fn print_sync(pid: u32, message: &Sync) {
 }
 
 pub fn print_ledger(pid: u32, ledger: &Ledger) {
-    let fields: serde_json::Map<String, serde_json::Value> =
+    let mut fields: serde_json::Map<String, serde_json::Value> =
         ledger.fields().map(|(name, count)| (name.to_owned(), count.into())).collect();
+    fields.insert("coverage".to_owned(), ledger.coverage().map(Coverage::percent).into());
     print("ledger", pid, fields);
 }
 

@@ -1,8 +1,16 @@
 //! The lines of the log that say what became of everything that was seen.
 
-use tracing::{debug, info};
+use std::time::{Duration, Instant};
 
-use crate::{pipeline::ledger::Ledger, probe::load::Probe};
+use tracing::{debug, info, warn};
+
+use crate::{
+    pipeline::ledger::{Cause, Coverage, Ledger},
+    probe::load::Probe,
+};
+
+/// Exchanges that are missed are worth a line in the log this often.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LedgerLine {
@@ -10,8 +18,10 @@ pub enum LedgerLine {
     Last,
 }
 
-/// Every field that is not an exchange's fate is left to `--dry-run` and the pipeline's docs.
+/// The account of a target in one line. What is not in it, `apitally-agent status --json` shows.
 pub fn log_ledger(pid: u32, ledger: &Ledger, which: LedgerLine) {
+    let lost_to = |cause| ledger.lost_to(cause);
+    let coverage = ledger.coverage();
     macro_rules! line {
         ($level:ident) => {
             $level!(
@@ -19,30 +29,58 @@ pub fn log_ledger(pid: u32, ledger: &Ledger, which: LedgerLine) {
                 seen = ledger.seen,
                 reported = ledger.reported,
                 lost = ledger.lost(),
-                lost_ring_full = ledger.lost_ring_full,
-                lost_gap = ledger.lost_gap,
-                unreadable_head = ledger.unreadable_head,
-                incomplete_head = ledger.incomplete_head,
-                unmatched = ledger.unmatched,
-                excluded = ledger.excluded,
-                bad_method = ledger.bad_method,
-                path_too_long = ledger.path_too_long,
-                over_route_limit = ledger.over_route_limit,
-                over_count_limit = ledger.over_count_limit,
-                aborted_before_response = ledger.aborted_before_response,
-                upgraded = ledger.upgraded,
-                evicted_open = ledger.evicted_open,
-                open_at_exit = ledger.open_at_exit,
+                coverage = coverage.map(Coverage::percent),
+                lost_ring_full = lost_to(Cause::LostRingFull),
+                lost_gap = lost_to(Cause::LostGap),
+                unreadable_head = lost_to(Cause::UnreadableHead),
+                incomplete_head = lost_to(Cause::IncompleteHead),
+                unmatched = lost_to(Cause::Unmatched),
+                excluded = lost_to(Cause::Excluded),
+                bad_method = lost_to(Cause::BadMethod),
+                path_too_long = lost_to(Cause::PathTooLong),
+                over_route_limit = lost_to(Cause::OverRouteLimit),
+                over_count_limit = lost_to(Cause::OverCountLimit),
+                aborted_before_response = lost_to(Cause::AbortedBeforeResponse),
+                upgraded = lost_to(Cause::Upgraded),
+                evicted_open = lost_to(Cause::EvictedOpen),
+                open_at_exit = lost_to(Cause::OpenAtExit),
                 connections = ledger.connections,
+                connections_evicted = ledger.connections_evicted(),
+                connections_over_limit = ledger.connections_over_limit,
+                heads_refused = ledger.heads_refused(),
                 gaps = ledger.gaps,
-                gap_bytes = ledger.gap_bytes,
+                bytes_seen = ledger.bytes.seen,
+                bytes_captured = ledger.bytes.captured,
+                bytes_muted = ledger.bytes.muted,
+                bytes_gapped = ledger.bytes.gapped,
                 "ledger"
             )
         };
     }
     match which {
         LedgerLine::Interim => line!(debug),
+        LedgerLine::Last if coverage.is_some_and(|coverage| coverage < Coverage::GOOD) => line!(warn),
         LedgerLine::Last => line!(info),
+    }
+}
+
+/// Says that a target's exchanges are being missed: as long as it gets worse, and not too often.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    /// Exchanges missed, as last logged.
+    missed: u64,
+    last: Option<Instant>,
+}
+
+impl Alarm {
+    pub fn look_at(&mut self, pid: u32, ledger: &Ledger, now: Instant) {
+        let Some(coverage) = ledger.coverage().filter(|coverage| *coverage < Coverage::GOOD) else { return };
+        let missed = ledger.missed();
+        if missed <= self.missed || self.last.is_some_and(|last| now - last < WARN_EVERY) {
+            return;
+        }
+        warn!(pid, coverage = coverage.percent(), missed, more = missed - self.missed, "coverage");
+        *self = Self { missed, last: Some(now) };
     }
 }
 

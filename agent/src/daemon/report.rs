@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::debug;
 
-use super::sink::Sink;
+use super::{account::Alarm, sink::Sink};
 use crate::{
     hub::{App, Instance, PathItem, Startup, Sync, SyncTimer},
     pipeline::{Pipeline, counters::Counts},
@@ -20,6 +20,7 @@ pub struct Report {
     app_version: Option<String>,
     /// The routes the hub has been told of; None before the first start-up message.
     announced: Option<u64>,
+    pub alarm: Alarm,
     /// The target ended; what was counted since the last message is still to be sent.
     pub last_words_due: bool,
 }
@@ -33,7 +34,16 @@ impl Report {
     ) -> Self {
         let instance = sink.claim_instance(&target);
         let timer = SyncTimer::start(Instant::now(), sync_interval);
-        Self { target, instance, timer, sync_interval, app_version, announced: None, last_words_due: false }
+        Self {
+            target,
+            instance,
+            timer,
+            sync_interval,
+            app_version,
+            announced: None,
+            alarm: Alarm::default(),
+            last_words_due: false,
+        }
     }
 
     /// The target is there again: its watch is young again.

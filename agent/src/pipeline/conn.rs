@@ -19,7 +19,8 @@ use super::{
         head::MAX_HEAD,
         parser::At,
     },
-    stream::Stream,
+    ledger::Bytes,
+    stream::{Advance, Stream},
     target::Target,
 };
 
@@ -53,8 +54,12 @@ struct Connection {
     last_seen: Ktime,
     ingress: Stream,
     egress: Stream,
+    /// Position at which the client ended its direction, once it has.
+    ingress_end: Option<u64>,
     /// What the kernel side was asked to leave out.
     muted: Mute,
+    /// Bytes that are not in the ledger: it is not proven that the target is the server here.
+    unproven: Bytes,
     /// None when nothing more is wanted from it.
     exchanges: Option<Exchanges>,
 }
@@ -69,27 +74,19 @@ impl ConnTracker {
         conn.pid = data.pid;
         conn.last_seen = now;
         let Some(target) = targets.get_mut(&conn.target).filter(|target| !target.finished) else { return };
-        let Some(exchanges) = &mut conn.exchanges else { return };
-
-        let (stream, muted_until) = match data.direction {
-            Direction::Ingress => (&mut conn.ingress, conn.muted.ingress_until),
-            Direction::Egress => (&mut conn.egress, conn.muted.egress_until),
+        let advance = conn.advance(data.direction, data.offset, data.original_len.into(), data.bytes, target);
+        let Some(exchanges) = &mut conn.exchanges else {
+            conn.count_bytes(target);
+            return;
         };
-        let unmuted = stream.position() >= muted_until;
-        let advance = stream.advance(data.offset, data.original_len.into(), data.bytes);
-        let ledger = &mut target.ledger;
-        ledger.stale_bytes = ledger.stale_bytes.saturating_add(advance.stale);
-        for gap in [advance.gap, advance.gap_after] {
-            if unmuted && gap > 0 {
-                ledger.gaps += 1;
-                ledger.gap_bytes = ledger.gap_bytes.saturating_add(gap);
-            }
-        }
 
         let held = exchanges.buffered();
         let others = self.buffered.saturating_sub(held);
-        let place =
-            Place { at: At { time: now, turn: data.turn }, begins_turn: data.call_start && data.turn_start };
+        let place = Place {
+            at: At { time: now, turn: data.turn },
+            begins_call: data.call_start,
+            begins_turn: data.call_start && data.turn_start,
+        };
         let room = config.limits.max_buffered.saturating_sub(others).min(MAX_HEAD);
         let mut cx = context(target, config, room);
         match data.direction {
@@ -105,8 +102,9 @@ impl ConnTracker {
             self.buffered = others;
             return;
         }
-        if exchanges.over().is_some() {
+        if let Some(over) = exchanges.over() {
             exchanges.finish(Ending::Evicted, &mut cx);
+            target.ledger.connections_overflowed += u64::from(over == Over::Overflow);
             conn.exchanges = None;
             muted = Mute::FOR_GOOD;
             self.buffered = others;
@@ -120,6 +118,7 @@ impl ConnTracker {
                 muted.egress_until = conn.egress.position().saturating_add(egress);
             }
         }
+        conn.count_bytes(target);
         if muted != conn.muted {
             conn.muted = muted;
             self.mutes.push((data.conn, muted));
@@ -131,21 +130,27 @@ impl ConnTracker {
         conn.pid = end.pid;
         conn.last_seen = Ktime(end.ktime_ns);
         let Some(target) = targets.get_mut(&conn.target) else { return };
-        let Some(exchanges) = &mut conn.exchanges else { return };
         match end.direction {
-            Direction::Ingress => exchanges.end_ingress(),
+            Direction::Ingress => {
+                conn.ingress_end = Some(end.offset);
+                if let Some(exchanges) = &mut conn.exchanges {
+                    exchanges.end_ingress();
+                }
+            }
             Direction::Egress => {
-                let missing = conn.egress.advance(end.offset, 0, &[]).gap;
-                exchanges.end_egress(missing, &mut context(target, config, 0));
+                let missing = conn.advance(Direction::Egress, end.offset, 0, &[], target).gap;
+                if let Some(exchanges) = &mut conn.exchanges {
+                    exchanges.end_egress(missing, &mut context(target, config, 0));
+                }
+                conn.count_bytes(target);
             }
         }
     }
 
     pub fn handle_closed(&mut self, closed: &Closed, targets: &mut Targets, config: &PipelineConfig) {
         if let Some(mut conn) = self.conns.remove(&closed.conn) {
-            let missing = conn.egress.advance(closed.egress_end, 0, &[]).gap;
-            self.buffered =
-                self.buffered.saturating_sub(conn.finish(Ending::Closed, missing, targets, config));
+            let end = Some(closed.egress_end);
+            self.buffered = self.buffered.saturating_sub(conn.finish(Ending::Closed, end, targets, config));
         }
         self.closed.push(closed.conn);
     }
@@ -157,7 +162,7 @@ impl ConnTracker {
         self.conns.retain(|id, conn| {
             let ends = conn.pid == process.pid && conn.target == process.target;
             if ends {
-                *buffered = buffered.saturating_sub(conn.finish(Ending::Closed, 0, targets, config));
+                *buffered = buffered.saturating_sub(conn.finish(Ending::Closed, None, targets, config));
                 closed.push(*id);
             }
             !ends
@@ -167,7 +172,7 @@ impl ConnTracker {
     /// Evicts what has been idle too long; looks at all connections, but only every few seconds.
     pub fn handle_tick(&mut self, now: Ktime, targets: &mut Targets, config: &PipelineConfig) {
         if now.since(self.swept) >= SWEEP_EVERY {
-            self.sweep(now, config.limits.idle_timeout, targets, config);
+            self.sweep(now, Sweep::Idle, targets, config);
         }
     }
 
@@ -175,7 +180,7 @@ impl ConnTracker {
         let buffered = &mut self.buffered;
         self.conns.retain(|_, conn| {
             if conn.target == id {
-                *buffered = buffered.saturating_sub(conn.finish(Ending::Exit, 0, targets, config));
+                *buffered = buffered.saturating_sub(conn.finish(Ending::Exit, None, targets, config));
             }
             conn.target != id
         });
@@ -205,7 +210,7 @@ impl ConnTracker {
             return false;
         }
         if self.conns.len() >= config.limits.max_connections && now.since(self.swept) >= SWEEP_EVERY {
-            self.sweep(now, SWEEP_EVERY, targets, config);
+            self.sweep(now, Sweep::Full, targets, config);
         }
         let Some(target) = targets.get_mut(&data.target) else { return false };
         if self.conns.len() >= config.limits.max_connections {
@@ -220,7 +225,9 @@ impl ConnTracker {
             last_seen: now,
             ingress: Stream::default(),
             egress: Stream::default(),
+            ingress_end: None,
             muted: Mute::default(),
+            unproven: Bytes::default(),
             exchanges: None,
         };
         if target.watches_port(data.local_port) {
@@ -238,41 +245,104 @@ impl ConnTracker {
         true
     }
 
-    /// Evicts what brought nothing for `idle`, or for the longer timeout if an exchange is open.
-    fn sweep(&mut self, now: Ktime, idle: Duration, targets: &mut Targets, config: &PipelineConfig) {
+    /// Evicts what brought nothing for a while, or for the longer timeout if an exchange is open.
+    fn sweep(&mut self, now: Ktime, sweep: Sweep, targets: &mut Targets, config: &PipelineConfig) {
         self.swept = now;
+        let idle = match sweep {
+            Sweep::Idle => config.limits.idle_timeout,
+            Sweep::Full => SWEEP_EVERY,
+        };
         let buffered = &mut self.buffered;
         self.conns.retain(|_, conn| {
             let open = conn.exchanges.as_ref().is_some_and(Exchanges::has_open);
             let timeout = if open { config.limits.idle_open_timeout } else { idle };
             let stays = now.since(conn.last_seen) < timeout;
             if !stays {
-                *buffered = buffered.saturating_sub(conn.finish(Ending::Evicted, 0, targets, config));
+                *buffered = buffered.saturating_sub(conn.finish(Ending::Evicted, None, targets, config));
+                if let Some(target) = targets.get_mut(&conn.target) {
+                    match sweep {
+                        Sweep::Idle => target.ledger.connections_evicted_idle += 1,
+                        Sweep::Full => target.ledger.connections_evicted_full += 1,
+                    }
+                }
             }
             stays
         });
     }
 }
 
+/// Why idle connections are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sweep {
+    /// Nothing will come of them any more.
+    Idle,
+    /// The table is full.
+    Full,
+}
+
 impl Connection {
-    /// Ends all exchanges. `missing`: bytes of egress that were never seen. Memory that its incomplete heads
-    /// held, bytes.
+    /// Moves a direction to the end of a record, and accounts for every byte that it moved over.
+    fn advance<'a>(
+        &mut self,
+        direction: Direction,
+        offset: u64,
+        original_len: u64,
+        bytes: &'a [u8],
+        target: &mut Target,
+    ) -> Advance<'a> {
+        let (stream, muted_until) = match direction {
+            Direction::Ingress => (&mut self.ingress, self.muted.ingress_until),
+            Direction::Egress => (&mut self.egress, self.muted.egress_until),
+        };
+        let start = stream.next_at(offset);
+        let advance = stream.advance(offset, original_len, bytes);
+        let captured = advance.bytes.len() as u64;
+        let behind = start.wrapping_add(advance.gap).wrapping_add(captured);
+        let ledger = &mut target.ledger;
+        ledger.stale_bytes = ledger.stale_bytes.saturating_add(advance.stale);
+        self.unproven.add(Bytes {
+            seen: stream.position().wrapping_sub(start),
+            captured,
+            ..Bytes::default()
+        });
+        for (start, gap) in [(start, advance.gap), (behind, advance.gap_after)] {
+            let muted = gap.min(muted_until.saturating_sub(start));
+            let gapped = gap.saturating_sub(muted);
+            ledger.gaps += u64::from(gapped > 0);
+            self.unproven.add(Bytes { muted, gapped, ..Bytes::default() });
+        }
+        advance
+    }
+
+    /// Puts bytes into the ledger, unless they may be of a connection on which the target is no server.
+    fn count_bytes(&mut self, target: &mut Target) {
+        if !self.exchanges.as_ref().is_some_and(Exchanges::is_unproven) {
+            target.ledger.bytes.add(std::mem::take(&mut self.unproven));
+        }
+    }
+
+    /// Ends all exchanges. `egress_end`: position at which egress ended, where that is known. Memory that its
+    /// incomplete heads held, bytes.
     fn finish(
         &mut self,
         ending: Ending,
-        missing: u64,
+        egress_end: Option<u64>,
         targets: &mut Targets,
         config: &PipelineConfig,
     ) -> usize {
+        let Some(target) = targets.get_mut(&self.target) else { return 0 };
+        if let Some(end) = self.ingress_end {
+            self.advance(Direction::Ingress, end, 0, &[], target);
+        }
+        let missing = egress_end.map_or(0, |end| self.advance(Direction::Egress, end, 0, &[], target).gap);
+        self.count_bytes(target);
         let Some(mut exchanges) = self.exchanges.take() else { return 0 };
         let held = exchanges.buffered();
-        if let Some(target) = targets.get_mut(&self.target) {
-            let mut cx = context(target, config, 0);
-            if ending == Ending::Closed {
-                exchanges.end_egress(missing, &mut cx);
-            }
-            exchanges.finish(ending, &mut cx);
+        let mut cx = context(target, config, 0);
+        if ending == Ending::Closed {
+            exchanges.end_egress(missing, &mut cx);
         }
+        exchanges.finish(ending, &mut cx);
         held
     }
 }
@@ -294,6 +364,8 @@ fn start_of(data: &Data<'_>) -> Start {
         Direction::Ingress if data.from_start && near_start => Start::Beginning,
         Direction::Ingress if data.call_start && !data.from_start => Start::MaybeRequest,
         Direction::Ingress if begins_turn => Start::SomeTurn,
+        // A server does not speak first. (Or it takes more than an hour to answer, and we let go meanwhile.)
+        Direction::Egress if data.from_start && data.offset == 0 => Start::FirstResponse,
         _ => Start::Middle,
     }
 }

@@ -32,10 +32,15 @@ impl Stream {
         self.position.unwrap_or(0)
     }
 
+    /// Position that a record at `offset` would go on from.
+    pub fn next_at(&self, offset: u64) -> u64 {
+        self.position.unwrap_or(offset)
+    }
+
     /// Moves to the end of a record that begins at `offset` and stands for `original_len` bytes, of which
     /// `bytes` are the first. What lies before the current position is dropped and reported as stale.
     pub fn advance<'a>(&mut self, offset: u64, original_len: u64, bytes: &'a [u8]) -> Advance<'a> {
-        let position = self.position.unwrap_or(offset);
+        let position = self.next_at(offset);
         let end = offset.saturating_add(original_len);
         if end < position {
             return Advance { stale: original_len, ..Advance::default() };

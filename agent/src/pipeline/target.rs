@@ -105,8 +105,12 @@ impl Target {
         self.open
     }
 
-    /// The promise of [`Ledger`].
+    /// The promises of [`Ledger`] and [`super::ledger::Bytes`].
     pub fn adds_up(&self) -> bool {
+        self.exchanges_add_up() && self.ledger.bytes.adds_up()
+    }
+
+    fn exchanges_add_up(&self) -> bool {
         let known = [self.ledger.reported, self.ledger.lost(), self.open];
         self.ledger.seen == known.iter().fold(0, |sum: u64, count| sum.saturating_add(*count))
     }

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! What comes of it: one line for each exchange that is reported (method, template, status, time, request
-//! and response size), then one for each non-zero field of the ledger that is not `seen` or `reported`.
+//! and response size), then one for each non-zero field of the ledger that is not `seen` or `reported`, nor a
+//! detail of another one.
 
 use agent_common::{
     conn::Direction,
@@ -180,6 +181,15 @@ impl Player {
     }
 
     pub fn data(&mut self, direction: Direction, bytes: &[u8], original_len: u32) {
+        self.record(direction, bytes, original_len, true);
+    }
+
+    /// A record that goes on with the system call of the one before.
+    pub fn goes_on(&mut self, direction: Direction, bytes: &[u8]) {
+        self.record(direction, bytes, bytes.len() as u32, false);
+    }
+
+    fn record(&mut self, direction: Direction, bytes: &[u8], original_len: u32, call_start: bool) {
         self.turn(direction);
         let record = Data {
             ktime_ns: self.now,
@@ -193,7 +203,7 @@ impl Player {
             original_len,
             bytes,
             from_start: self.from_start,
-            call_start: true,
+            call_start,
             turn_start: !self.turn_started,
         };
         self.positions[direction as usize] += u64::from(original_len);
@@ -225,8 +235,13 @@ impl Player {
     pub fn outcome(&self) -> String {
         let ledger = self.pipeline.ledger(TARGET);
         let mut lines = self.target().reported.clone();
-        let notes = ledger.notes().filter(|(name, _)| !matches!(*name, "connections" | "gaps" | "gap_bytes"));
-        let fields = ledger.causes().into_iter().chain(notes);
+        let details = ["bytes_", "heads_", "connections_evicted"];
+        let is_detail = |name: &str| {
+            matches!(name, "connections" | "connections_overflowed" | "gaps")
+                || details.iter().any(|detail| name.starts_with(detail))
+        };
+        let notes = ledger.notes().filter(|(name, _)| !is_detail(name));
+        let fields = ledger.causes().chain(notes);
         let open = ("open", self.pipeline.open_exchanges(TARGET));
         for (name, count) in fields.chain([open]).filter(|(_, count)| *count > 0) {
             lines.push(format!("{name} {count}"));

@@ -43,8 +43,18 @@ pub struct Context<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     pub at: At,
+    /// The record begins a system call.
+    pub begins_call: bool,
     /// The record begins a system call, and its direction's part of the turn.
     pub begins_turn: bool,
+}
+
+impl Place {
+    /// What is put down to bytes that are missing before the record. Behind the beginning of a call they may be
+    /// some that are not copied of a long one.
+    fn cause_before(self) -> Cause {
+        if self.begins_call { Cause::LostRingFull } else { Cause::LostGap }
+    }
 }
 
 /// What is known when the first record of a connection is ingress.
@@ -56,6 +66,8 @@ pub enum Start {
     MaybeRequest,
     /// At the beginning of a turn, which may go on with what an earlier one began.
     SomeTurn,
+    /// At the first response; of the request that it answers no record came.
+    FirstResponse,
     /// Anywhere.
     Middle,
 }
@@ -121,6 +133,9 @@ struct Pairs {
     release_requests: bool,
     /// A request was answered before its head was complete, and counted: the rest of it is none of ours.
     drop_head: bool,
+    /// What lost exchanges are put down to: those of which no request was seen, those without an answer.
+    requests_lost_to: Cause,
+    responses_lost_to: Cause,
     over: Option<Over>,
 }
 
@@ -181,11 +196,12 @@ impl Exchanges {
         let (requests, responses) = match start {
             Start::Beginning => (Parser::in_step(), Parser::in_step()),
             Start::MaybeRequest => {
-                let mut requests = Parser::lost();
+                let mut requests = Parser::lost(Cause::LostGap);
                 requests.probe();
-                (requests, Parser::lost())
+                (requests, Parser::lost(Cause::LostGap))
             }
-            Start::SomeTurn | Start::Middle => (Parser::lost(), Parser::lost()),
+            Start::FirstResponse => (Parser::lost(Cause::LostRingFull), Parser::lost(Cause::LostGap)),
+            Start::SomeTurn | Start::Middle => (Parser::lost(Cause::LostGap), Parser::lost(Cause::LostGap)),
         };
         // Of what was before the first record nothing is known, so it is not counted.
         let accounted = if start == Start::Middle { turn } else { turn.saturating_sub(1) };
@@ -202,6 +218,8 @@ impl Exchanges {
             client_ended: false,
             release_requests: false,
             drop_head: false,
+            requests_lost_to: requests.lost_to(),
+            responses_lost_to: responses.lost_to(),
             over: None,
         };
         Self { requests, responses, pairs }
@@ -215,6 +233,11 @@ impl Exchanges {
     /// Memory held by incomplete heads, bytes.
     pub fn buffered(&self) -> usize {
         self.requests.buffered().saturating_add(self.responses.buffered())
+    }
+
+    /// Whether the target is the server is not known yet, so nothing is counted.
+    pub fn is_unproven(&self) -> bool {
+        self.pairs.unproven
     }
 
     pub fn has_open(&self) -> bool {
@@ -236,8 +259,10 @@ impl Exchanges {
             return;
         }
         if advance.gap > 0 {
-            pairs.request_gap(requests.gap(advance.gap), Missing::before(advance), at, cx);
+            let cause = place.cause_before();
+            pairs.request_gap(requests.gap(advance.gap, cause), Missing::before(advance), cause, at, cx);
         }
+        pairs.note_losses(requests, responses);
         let begins = place.begins_turn && !advance.bytes.is_empty() && advance.stale == 0;
         if begins && requests.is_lost() && pairs.proves_request(at.turn) {
             requests.probe();
@@ -256,7 +281,8 @@ impl Exchanges {
             }
         }
         if advance.gap_after > 0 && pairs.over.is_none() {
-            pairs.request_gap(requests.gap(advance.gap_after), Missing::after(advance), at, cx);
+            let (cause, missing) = (Cause::LostGap, Missing::after(advance));
+            pairs.request_gap(requests.gap(advance.gap_after, cause), missing, cause, at, cx);
         }
         if !requests.is_lost() || pairs.is_still_receiving() {
             pairs.accounted = pairs.accounted.max(at.turn);
@@ -275,8 +301,10 @@ impl Exchanges {
             return;
         }
         if advance.gap > 0 {
-            pairs.response_gap(responses.gap(advance.gap), Missing::before(advance), at, cx);
+            let effect = responses.gap(advance.gap, place.cause_before());
+            pairs.response_gap(effect, Missing::before(advance), at, cx);
         }
+        pairs.note_losses(requests, responses);
         let begins = place.begins_turn && !advance.bytes.is_empty() && advance.stale == 0;
         if begins && responses.is_lost() && !pairs.overlaps {
             responses.probe();
@@ -303,7 +331,8 @@ impl Exchanges {
             }
         }
         if advance.gap_after > 0 && pairs.over.is_none() {
-            pairs.response_gap(responses.gap(advance.gap_after), Missing::after(advance), at, cx);
+            let effect = responses.gap(advance.gap_after, Cause::LostGap);
+            pairs.response_gap(effect, Missing::after(advance), at, cx);
         }
         pairs.touch_hidden(advance, at);
     }
@@ -317,7 +346,7 @@ impl Exchanges {
     pub fn end_egress(&mut self, missing: u64, cx: &mut Context<'_>) {
         let Self { responses, pairs, .. } = self;
         if missing > 0 {
-            let effect = responses.gap(missing);
+            let effect = responses.gap(missing, Cause::LostRingFull);
             if matches!(effect, GapEffect::Boundary { .. }) && pairs.queue.is_empty() {
                 pairs.hidden_requests = true;
             }
@@ -335,6 +364,7 @@ impl Exchanges {
     /// Ends every exchange that is still open.
     pub fn finish(&mut self, ending: Ending, cx: &mut Context<'_>) {
         let Self { requests, responses, pairs } = self;
+        pairs.note_losses(requests, responses);
         let client_ended = pairs.client_ended;
         while let Some(exchange) = pairs.queue.pop_front() {
             let cut_off = match (ending, exchange.response.map(|response| response.state)) {
@@ -344,7 +374,7 @@ impl Exchanges {
                     cx.target.ledger.aborted_responses += 1;
                     None
                 }
-                (Ending::Closed, None) if responses.is_lost() => Some(Cause::LostGap),
+                (Ending::Closed, None) if responses.is_lost() => Some(responses.lost_to()),
                 (Ending::Closed, None) => Some(Cause::AbortedBeforeResponse),
                 (Ending::Evicted, _) => Some(Cause::EvictedOpen),
                 (Ending::Exit, _) => Some(Cause::OpenAtExit),
@@ -414,6 +444,12 @@ impl Missing {
 }
 
 impl Pairs {
+    /// Keeps what the parsers say of their losses, while they are being stepped.
+    fn note_losses(&mut self, requests: &Parser, responses: &Parser) {
+        self.requests_lost_to = requests.lost_to();
+        self.responses_lost_to = responses.lost_to();
+    }
+
     /// Whether ingress that begins `turn` can only begin a request, see the head of this file.
     fn proves_request(&self, turn: u32) -> bool {
         !self.overlaps && self.final_turn.is_some_and(|last| last >= turn.saturating_sub(1))
@@ -429,7 +465,7 @@ impl Pairs {
     fn account_through(&mut self, turn: u32, cx: &mut Context<'_>) {
         let missed = turn.saturating_sub(self.accounted);
         if missed > 0 {
-            cx.target.lose(Cause::LostGap, missed.into());
+            cx.target.lose(self.requests_lost_to, missed.into());
             self.accounted = turn;
             self.hidden_requests = false;
         }
@@ -438,7 +474,7 @@ impl Pairs {
     /// Counts one lost exchange where at least one is known to be.
     fn account_hidden(&mut self, cx: &mut Context<'_>) {
         if std::mem::take(&mut self.hidden_requests) {
-            cx.target.lose(Cause::LostGap, 1);
+            cx.target.lose(self.requests_lost_to, 1);
         }
     }
 
@@ -518,6 +554,7 @@ impl Pairs {
                 self.over = Some(Over::Refused);
             }
             _ => {
+                note_refusal(why, cx);
                 cx.target.lose(Cause::UnreadableHead, 1);
                 self.accounted = self.accounted.max(at.turn);
                 self.virgin = false;
@@ -540,7 +577,14 @@ impl Pairs {
         self.settle(cx);
     }
 
-    fn request_gap(&mut self, effect: GapEffect, missing: Missing, at: At, cx: &mut Context<'_>) {
+    fn request_gap(
+        &mut self,
+        effect: GapEffect,
+        missing: Missing,
+        cause: Cause,
+        at: At,
+        cx: &mut Context<'_>,
+    ) {
         // In which turn bytes before the record moved is not known: the request was last seen when it was.
         let seen = self.queue.back().map_or(at.turn, |last| last.request_turn);
         let at = if missing == Missing::Before { At { turn: seen, ..at } } else { at };
@@ -552,8 +596,9 @@ impl Pairs {
                 self.hidden_requests |= beyond > 0;
             }
             GapEffect::BodyHidden => self.request_body(0, Reached::Hidden, at, cx),
-            GapEffect::Boundary { begun: true } => cx.target.lose(Cause::LostGap, 1),
+            GapEffect::Boundary { begun: true } => cx.target.lose(cause, 1),
             GapEffect::Boundary { begun: false } if missing == Missing::Unread => {
+                cx.target.ledger.heads_unread += 1;
                 cx.target.lose(Cause::UnreadableHead, 1);
                 self.accounted = self.accounted.max(at.turn);
             }
@@ -650,6 +695,7 @@ impl Pairs {
                 return Then::Lost;
             }
             Err(_) => {
+                cx.target.ledger.heads_malformed += 1;
                 if let Some(first) = self.queue.pop_front() {
                     cx.target.close(first.request, Outcome::Lost(Cause::UnreadableHead));
                 }
@@ -673,6 +719,7 @@ impl Pairs {
     }
 
     fn response_refused(&mut self, why: NotAHead, cx: &mut Context<'_>) {
+        note_refusal(why, cx);
         if why == NotAHead::Foreign && self.final_turn.is_none() && !self.queue.is_empty() {
             self.over = Some(Over::LeftHttp);
             self.give_up(Cause::UnreadableHead, cx);
@@ -697,6 +744,7 @@ impl Pairs {
 
     fn response_gap(&mut self, effect: GapEffect, missing: Missing, at: At, cx: &mut Context<'_>) {
         if effect == (GapEffect::Boundary { begun: false }) && missing == Missing::Unread {
+            cx.target.ledger.heads_unread += 1;
             self.lose_oldest(Cause::UnreadableHead, cx);
         }
         let Some(response) = self.responding() else { return };
@@ -777,11 +825,12 @@ impl Pairs {
 
     /// Closes the oldest `count` exchanges, as nothing more will be seen of them.
     fn flush(&mut self, count: usize, cx: &mut Context<'_>) {
+        let cause = self.responses_lost_to;
         for exchange in self.queue.drain(..count.min(self.queue.len())) {
             if exchange.response.is_some() {
                 exchange.report(self.client_ended, cx);
             } else {
-                cx.target.close(exchange.request, Outcome::Lost(Cause::LostGap));
+                cx.target.close(exchange.request, Outcome::Lost(cause));
             }
         }
     }
@@ -810,6 +859,16 @@ impl Pairs {
         {
             first.report(self.client_ended, cx);
         }
+    }
+}
+
+/// Counts a head that was refused, by why.
+fn note_refusal(why: NotAHead, cx: &mut Context<'_>) {
+    let ledger = &mut cx.target.ledger;
+    match why {
+        NotAHead::TooLarge => ledger.heads_too_large += 1,
+        NotAHead::Malformed | NotAHead::Foreign | NotAHead::Http2 => ledger.heads_malformed += 1,
+        NotAHead::Partial => {}
     }
 }
 

@@ -85,6 +85,8 @@ pub enum NotAHead {
     Partial,
     /// The start line is HTTP/1.x; something in it or after it breaks the rules or our bounds.
     Malformed,
+    /// It goes on beyond what may be kept of incomplete heads.
+    TooLarge,
     /// The preface of HTTP/2 (RFC 9113 section 3.4).
     Http2,
     /// Not HTTP.

@@ -7,7 +7,7 @@ use super::{
     body::{Body, Reached},
     head::{MAX_HEAD, NotAHead},
 };
-use crate::pipeline::Ktime;
+use crate::pipeline::{Ktime, ledger::Cause};
 
 /// When a record came and which turn it belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,17 +95,26 @@ pub struct Parser {
     head: Vec<u8>,
     /// Where its first byte was.
     began: At,
+    /// What put it out of step. While it is in step, `LostGap`: what it is unless a gap says otherwise.
+    lost_to: Cause,
 }
 
 impl Parser {
     /// At the beginning of a message.
     pub fn in_step() -> Self {
-        Self { state: State::Head(Standing::InStep), head: Vec::new(), began: At::default() }
+        let (state, lost_to) = (State::Head(Standing::InStep), Cause::LostGap);
+        Self { state, head: Vec::new(), began: At::default(), lost_to }
     }
 
-    /// Anywhere.
-    pub fn lost() -> Self {
-        Self { state: State::Lost, ..Self::in_step() }
+    /// Anywhere, for a reason that exchanges are put down to until it is in step.
+    pub fn lost(lost_to: Cause) -> Self {
+        Self { state: State::Lost, lost_to, ..Self::in_step() }
+    }
+
+    /// What an exchange is put down to that this direction lost: what put it out of step. When it is in step, a
+    /// record that nobody has missed yet.
+    pub fn lost_to(&self) -> Cause {
+        if self.is_lost() { self.lost_to } else { Cause::LostRingFull }
     }
 
     /// Nothing is known about the position, unless a probe turns out well.
@@ -223,7 +232,7 @@ impl Parser {
                     self.head.extend_from_slice(input.get(..MAX_HEAD).unwrap_or(input));
                 }
                 if self.head.len() >= MAX_HEAD || self.head.len() > room {
-                    return self.refuse(standing, input, NotAHead::Malformed);
+                    return self.refuse(standing, input, NotAHead::TooLarge);
                 }
                 *input = &[];
             }
@@ -231,6 +240,9 @@ impl Parser {
         }
         match verdict {
             Verdict::Head { then, .. } => {
+                if then != Then::Lost {
+                    self.lost_to = Cause::LostGap;
+                }
                 self.state = match then {
                     Then::Message => State::Head(Standing::InStep),
                     Then::Body(body) => State::Body(body),
@@ -253,8 +265,17 @@ impl Parser {
         }
     }
 
-    /// Moves over `missing` bytes, more than 0.
-    pub fn gap(&mut self, missing: u64) -> GapEffect {
+    /// Moves over `missing` bytes, more than 0; `cause` is what is lost in them put down to.
+    pub fn gap(&mut self, missing: u64, cause: Cause) -> GapEffect {
+        let was_in_step = !self.is_lost();
+        let effect = self.skip(missing);
+        if was_in_step && self.is_lost() {
+            self.lost_to = cause;
+        }
+        effect
+    }
+
+    fn skip(&mut self, missing: u64) -> GapEffect {
         match &mut self.state {
             State::Body(body) => {
                 let progress = body.skip(missing);

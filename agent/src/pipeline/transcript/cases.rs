@@ -8,6 +8,7 @@ use super::{Player, Split, TARGET, check_transcript, check_with, read};
 use crate::pipeline::{
     Limits, PipelineConfig, ResponseTime,
     consumer::{ConsumerRules, HeaderRule, Identity, key_from_client_id},
+    ledger::Bytes,
 };
 
 fn played(script: &str) -> Player {
@@ -310,7 +311,7 @@ fn a_lost_request_costs_one_exchange() {
           x",
         "GET /a 204 0ms ?>0B
          GET /c 204 0ms ?>0B
-         lost_gap 1",
+         lost_ring_full 1",
     );
 }
 
@@ -323,13 +324,13 @@ fn a_lost_response_costs_one_exchange() {
           < HTTP/1.1 204 N\r\n\r\n
           x",
         "GET /b 204 0ms ?>0B
-         lost_gap 1",
+         lost_ring_full 1",
     );
     check_transcript(
         r"> GET /a HTTP/1.1\r\n\r\n
           <! 30
           x",
-        "lost_gap 1",
+        "lost_ring_full 1",
     );
 }
 
@@ -349,8 +350,122 @@ fn lost_turns_are_counted_and_one_more_is_needed_to_be_sure() {
           x",
         "GET /a 204 0ms ?>0B
          GET /e 204 0ms ?>0B
-         lost_gap 3",
+         lost_ring_full 3",
     );
+}
+
+#[test]
+fn a_loss_is_put_down_to_the_ring_where_that_is_certain() {
+    // A record came, but without the bytes: a call longer than what is copied of it.
+    let cut_off = |first: &str| {
+        let mut player = played("> GET /a HTTP/1.1\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n");
+        player.data(Direction::Ingress, first.as_bytes(), 900);
+        player.play(&read("< HTTP/1.1 204 N\\r\\n\\r\\n\nx"), Split::Whole);
+        player.outcome()
+    };
+    assert_eq!(cut_off("GET /b HT"), "GET /a 204 0ms ?>0B\nlost_gap 1");
+    // Behind it records are lost too: what came first decides.
+    let mut player = played("> GET /a HTTP/1.1\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n");
+    player.data(Direction::Ingress, b"GET /b HT", 900);
+    player.play(
+        &read(
+            r"<! 30
+              >! 30
+              <! 30
+              > GET /d HTTP/1.1\r\n\r\n
+              < HTTP/1.1 204 N\r\n\r\n
+              x",
+        ),
+        Split::Whole,
+    );
+    assert_eq!(player.outcome(), "GET /a 204 0ms ?>0B\nlost_gap 3");
+    // The next record goes on with a call, of which the middle may not have been copied.
+    let mut player = played("> GET /a HTTP/1.1\\r\\n\\r\\n");
+    player.skip(Direction::Egress, 300_000);
+    player.goes_on(Direction::Egress, b"bytes at the end of the same call");
+    player.play(&read("x"), Split::Whole);
+    assert_eq!(player.outcome(), "lost_gap 1");
+}
+
+#[test]
+fn a_first_request_whose_record_never_came_is_counted() {
+    check_transcript(
+        r">! 30
+          < HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          x",
+        "GET /b 204 0ms ?>0B
+         lost_ring_full 1",
+    );
+}
+
+#[test]
+fn every_byte_is_captured_muted_or_missing() {
+    let check = |player: &Player, captured, muted, gapped| {
+        let bytes = player.pipeline.ledger(TARGET).bytes;
+        let want = Bytes { seen: captured + muted + gapped, captured, muted, gapped };
+        assert_eq!(bytes, want, "{}", player.outcome());
+    };
+    // 19 of the request, 39 of the response's head.
+    let mut player = played(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 90\r\n\r\n
+          <* 30
+          <! 40
+          <0 20",
+    );
+    check(&player, 19 + 39 + 30, 0, 60);
+    // A record that comes twice.
+    player.positions[0] = 0;
+    player.data(Direction::Ingress, b"GET /a HTTP/1.1\r\n\r\n", 19);
+    check(&player, 19 + 39 + 30, 0, 60);
+    // What is known only by where a direction ended.
+    player.skip(Direction::Ingress, 5);
+    player.skip(Direction::Egress, 7);
+    player.play(&read(">x\nx"), Split::Whole);
+    check(&player, 19 + 39 + 30, 0, 60 + 5 + 7);
+
+    // 43 of the head; the body is muted up to 100,043, and a record behind that is lost.
+    let mut player = played(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nabc",
+    );
+    player.skip(Direction::Egress, 99_997 + 11);
+    player.data(Direction::Egress, b"HTTP", 4);
+    check(&player, 19 + 43 + 3 + 4, 99_997, 11);
+    assert_eq!(player.pipeline.ledger(TARGET).gaps, 1);
+
+    // Nothing counts on a connection that proves to be no server's.
+    let mut player = Player::new(PipelineConfig::default());
+    (player.positions, player.turn, player.from_start) = ([5000, 70_000], 30, false);
+    player.play(&read("> PUT it there\\r\\n\n< answer"), Split::Whole);
+    check(&player, 0, 0, 0);
+    // Nor what was before the first record.
+    player.play(&read("> GET /b HTTP/1.1\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n"), Split::Whole);
+    check(&player, 19 + 18, 0, 0);
+    // What comes after an upgrade is not wanted, and may come nevertheless.
+    let mut player = played("> GET /a HTTP/1.1\\r\\n\\r\\n\n< HTTP/1.1 101 S\\r\\n\\r\\n");
+    player.data(Direction::Egress, b"frame", 5);
+    player.skip(Direction::Egress, 1000);
+    player.play(&read("x"), Split::Whole);
+    check(&player, 19 + 18 + 5, 1000, 0);
+}
+
+#[test]
+fn connections_that_are_let_go_are_counted() {
+    let limits = Limits { max_connections: 1, ..Limits::default() };
+    let mut player = Player::new(PipelineConfig { limits, ..PipelineConfig::default() });
+    let exchange = read("> GET /a HTTP/1.1\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n");
+    player.play(&exchange, Split::Whole);
+    player.wait(6000);
+    (player.conn, player.positions, player.turn) = (8, [0, 0], 0);
+    player.play(&exchange, Split::Whole);
+    assert_eq!(player.pipeline.ledger(TARGET).connections_evicted_full, 1);
+    player.wait(31 * 60 * 1000);
+    player.tick();
+    let ledger = player.pipeline.ledger(TARGET);
+    assert_eq!((ledger.connections_evicted_idle, ledger.connections_evicted()), (1, 2));
 }
 
 #[test]
@@ -367,7 +482,7 @@ fn a_body_is_never_taken_for_a_message() {
           < HTTP/1.1 204 N\r\n\r\n",
         "GET /a 204 0ms ?>0B
          GET /b 204 0ms ?>0B
-         lost_gap 2",
+         lost_ring_full 2",
     );
     // Only the head is lost.
     check_transcript(
@@ -381,7 +496,7 @@ fn a_body_is_never_taken_for_a_message() {
           < HTTP/1.1 204 N\r\n\r\n",
         "GET /a 204 0ms ?>0B
          GET /b 204 0ms ?>0B
-         lost_gap 1",
+         lost_ring_full 1",
     );
     // A response's head is lost, its body looks like a response.
     check_transcript(
@@ -391,7 +506,7 @@ fn a_body_is_never_taken_for_a_message() {
           > GET /b HTTP/1.1\r\n\r\n
           < HTTP/1.1 204 N\r\n\r\n",
         "GET /b 204 0ms ?>0B
-         lost_gap 1",
+         lost_ring_full 1",
     );
 }
 
