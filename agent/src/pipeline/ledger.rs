@@ -7,9 +7,10 @@
 /// the gap in egress; one of which nothing was parsed goes by the gap in ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Its beginning or its answer was in a record that never came, as when the ring buffer was full. Only what
-    /// is certain: the next record in that direction begins a system call, or says that there will be none, so
-    /// the bytes before it belong to calls that had a record of their own.
+    /// Its beginning or its answer was in a record that never came: the ring buffer was full, or, as the kernel
+    /// side's drop counters tell, a call passed unseen. Only what is certain: the next record in that direction
+    /// begins a system call, or says that no more will come, so a record of their own was due for the missing
+    /// bytes.
     LostRingFull,
     /// Its beginning or its answer was in bytes of which a record came, but without them (beyond what is copied
     /// of a call, memory that could not be read), or it cannot be told from that; or it came while the connection

@@ -596,7 +596,12 @@ impl Pairs {
                 self.hidden_requests |= beyond > 0;
             }
             GapEffect::BodyHidden => self.request_body(0, Reached::Hidden, at, cx),
-            GapEffect::Boundary { begun: true } => cx.target.lose(cause, 1),
+            GapEffect::Boundary { begun: true } => {
+                cx.target.lose(cause, 1);
+                if missing == Missing::After {
+                    self.accounted = self.accounted.max(at.turn);
+                }
+            }
             GapEffect::Boundary { begun: false } if missing == Missing::Unread => {
                 cx.target.ledger.heads_unread += 1;
                 cx.target.lose(Cause::UnreadableHead, 1);
