@@ -1,5 +1,7 @@
 //! Records: what the kernel side puts into the ring buffer.
 
+use crate::conn::{ConnId, ConnState};
+
 /// Precedes the captured bytes; `captured_len` bytes follow it, then whatever the size class left over.
 ///
 /// A data record says: this direction has moved to `offset + original_len`, and here are the first
@@ -39,6 +41,26 @@ pub struct RecordHeader {
     pub flags: u8,
     /// Written out: implicit padding is garbage, and `IntoBytes` refuses it.
     pub _pad: [u8; 7],
+}
+
+impl RecordHeader {
+    /// The record of a close, as the kernel side knows the connection.
+    #[inline(always)]
+    pub fn closed(conn: ConnId, state: &ConnState, pid: u32, ktime_ns: u64) -> Self {
+        Self {
+            ktime_ns,
+            conn,
+            offset: state.egress_pos,
+            original_len: state.untold,
+            turn: state.turn,
+            target: state.target,
+            pid,
+            local_port: state.local_port,
+            kind: Kind::Closed as u8,
+            flags: if state.from_start == 1 { flag::FROM_START } else { 0 },
+            ..Self::default()
+        }
+    }
 }
 
 pub const HEADER_LEN: usize = size_of::<RecordHeader>();

@@ -3,7 +3,7 @@
 use agent_common::{
     conn::{ConnId, Direction, role},
     drops::DropReason,
-    event::{Kind, RecordHeader, flag},
+    event::{Kind, RecordHeader},
 };
 use aya_ebpf::{EbpfContext, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
@@ -56,19 +56,8 @@ fn closing(current: Current, fd: u32) -> Result<Option<ConnId>, DropReason> {
     if !socket.is_last_reference()? {
         return Ok(None);
     }
-    let header = RecordHeader {
-        ktime_ns: raw::now_ns(),
-        conn: socket.conn,
-        offset: conns::advance(state, Direction::Egress, 0, 0),
-        original_len: state.untold,
-        turn: state.turn,
-        target: state.target,
-        pid: current.pid,
-        local_port: state.local_port,
-        kind: Kind::Closed as u8,
-        flags: if state.from_start == 1 { flag::FROM_START } else { 0 },
-        ..RecordHeader::default()
-    };
+    conns::advance(state, Direction::Egress, 0, 0);
+    let header = RecordHeader::closed(socket.conn, state, current.pid, raw::now_ns());
     let watched = state.role == role::SERVER;
     // Not there: removed by another thread's close a moment ago.
     let _ = CONNS.remove(socket.conn);

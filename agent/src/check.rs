@@ -2,8 +2,6 @@
 
 use std::io::{self, Write};
 
-use procfs::process::{FDTarget, Process};
-
 use crate::{
     config::TargetSpec,
     exit::{Exit, Failure},
@@ -83,7 +81,7 @@ fn describe(out: &mut impl Write, target: &Target) -> io::Result<()> {
     let ports = discover::listening_ports(pids());
     let ports = if ports.is_empty() { "none in this network namespace".to_owned() } else { list(&ports) };
     writeln!(out, "  listens on     {ports}")?;
-    let with_io_uring: Vec<u32> = pids().filter(|pid| uses_io_uring(*pid)).collect();
+    let with_io_uring: Vec<u32> = pids().filter(|pid| discover::uses_io_uring(*pid)).collect();
     if !with_io_uring.is_empty() {
         writeln!(
             out,
@@ -92,16 +90,6 @@ fn describe(out: &mut impl Write, target: &Target) -> io::Result<()> {
         )?;
     }
     Ok(())
-}
-
-fn uses_io_uring(pid: u32) -> bool {
-    let Ok(fds) = i32::try_from(pid)
-        .map_err(|_| ())
-        .and_then(|pid| Process::new(pid).and_then(|p| p.fd()).map_err(|_| ()))
-    else {
-        return false;
-    };
-    fds.flatten().any(|fd| matches!(fd.target, FDTarget::AnonInode(name) if name.contains("io_uring")))
 }
 
 fn list(numbers: &[impl ToString]) -> String {

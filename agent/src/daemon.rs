@@ -4,19 +4,24 @@ mod account;
 mod report;
 mod signals;
 mod sink;
+mod stray;
 mod tape;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use agent_common::{
+    conn::ConnId,
     decode::{DecodeError, Record, decode},
-    drops::DropReason,
 };
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
+use zerocopy::IntoBytes as _;
 
 use self::{
-    account::{LedgerLine, log_ledger, log_tap},
+    account::{LedgerLine, TapAlarm, log_ledger, log_tap},
     report::Report,
     signals::Signals,
     sink::Sink,
@@ -85,7 +90,7 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         debug!(%error, "cannot tell systemd that we are ready");
     }
-    let mut daemon = Daemon { probe, records, pipeline, tape, reports, ticks: 0, lost_records: 0 };
+    let mut daemon = Daemon { probe, records, pipeline, tape, reports, ticks: 0, alarm: TapAlarm::default() };
     daemon.watch(&mut signals, &mut sink).await?;
     daemon.stop(sink).await;
     Ok(Exit::Ok)
@@ -98,8 +103,7 @@ struct Daemon {
     tape: Tape,
     reports: Vec<Report>,
     ticks: u32,
-    /// Records the kernel side could not deliver, as last logged.
-    lost_records: u64,
+    alarm: TapAlarm,
 }
 
 impl Daemon {
@@ -156,7 +160,7 @@ impl Daemon {
 
     /// Handles what waits in the ring buffer, up to a batch.
     fn handle_records(&mut self) -> Handled {
-        let Self { records, pipeline, probe, tape, reports, .. } = self;
+        let Self { records, pipeline, tape, reports, .. } = self;
         let mut exited = false;
         let count = records.drain(BATCH, |bytes| match decode(bytes) {
             Ok(record) => {
@@ -180,13 +184,18 @@ impl Daemon {
             }
             Err(error) => log_undecodable(error),
         });
-        for (conn, mute) in pipeline.take_mutes() {
-            probe.mute(conn, mute);
-        }
-        for conn in pipeline.take_closed() {
-            probe.forget(conn);
-        }
+        self.settle();
         Handled { count, exited }
+    }
+
+    /// Tells the kernel side what it need not copy, and what is gone.
+    fn settle(&mut self) {
+        for (conn, mute) in self.pipeline.take_mutes() {
+            self.probe.mute(conn, mute);
+        }
+        for conn in self.pipeline.take_closed() {
+            self.probe.forget(conn);
+        }
     }
 
     /// Finishes the targets of which no process is left.
@@ -211,7 +220,7 @@ impl Daemon {
         self.ticks = self.ticks.wrapping_add(1);
         self.pipeline.handle_tick(clock::ktime_now());
         if self.ticks.is_multiple_of(WARN_EVERY) {
-            self.warn_of_losses();
+            self.alarm.look_at(&self.probe);
         }
         for report in &mut self.reports {
             if !report.target.alive && report.target.may_return() && report.target.has_returned() {
@@ -226,24 +235,29 @@ impl Daemon {
             return Outlook::KeepWatching;
         }
         watch::drop_dead(&mut self.probe);
+        self.end_strays();
         self.see_who_is_left()
     }
 
-    fn warn_of_losses(&mut self) {
-        let lost: u64 = self
-            .probe
-            .drops()
-            .iter()
-            .filter(|(reason, _)| matches!(reason, DropReason::RingFull | DropReason::RingFullControl))
-            .map(|(_, count)| count)
-            .sum();
-        if lost > self.lost_records {
-            warn!(
-                records = lost - self.lost_records,
-                "ring buffer full, exchanges will be counted as lost; see --ring-bytes"
-            );
-            self.lost_records = lost;
+    fn end_strays(&mut self) {
+        let now = clock::ktime_now();
+        let strays = stray::find(&self.pipeline, &self.probe, now);
+        if strays.is_empty() {
+            return;
         }
+        // What was closed while we looked has said so itself.
+        while self.handle_records().count == BATCH {}
+        let known: HashSet<ConnId> =
+            self.pipeline.quiet_connections(now, |_| true).map(|(_, conn)| conn).collect();
+        for (target, conn) in strays.into_iter().filter(|(_, conn)| known.contains(conn)) {
+            let header = stray::closed(&self.probe, target, conn, now);
+            debug!(conn, "connection is gone, though nobody closed it");
+            if let Ok(record) = decode(header.as_bytes()) {
+                self.tape.record(header.as_bytes(), &record);
+                self.pipeline.handle_event(record);
+            }
+        }
+        self.settle();
     }
 
     /// Sends what is due. A target that is gone sends its last words, then no heartbeat.
@@ -274,7 +288,7 @@ impl Daemon {
             sink.ledger(report.target.pid, &ledger);
             log_ledger(report.target.pid, &ledger, LedgerLine::Last);
         }
-        self.warn_of_losses();
+        self.alarm.look_at(&self.probe);
         log_tap(&self.probe);
         self.tape.finish();
         sink.close().await;

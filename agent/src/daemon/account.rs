@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use agent_common::drops::DropReason;
 use tracing::{debug, info, warn};
 
 use crate::{
     pipeline::ledger::{Cause, Coverage, Ledger},
-    probe::load::Probe,
+    probe::{discover, load::Probe},
 };
 
 /// Exchanges that are missed are worth a line in the log this often.
@@ -84,6 +85,52 @@ impl Alarm {
     }
 }
 
+/// Says what the kernel side could not see or deliver, when there is more of it than before.
+#[derive(Debug, Default)]
+pub struct TapAlarm {
+    /// As last logged.
+    lost_records: u64,
+    missed_runs: u64,
+    /// Whether anybody looked for rings that were set up before we watched, and whether we said that there are any.
+    looked_for_rings: bool,
+    told_of_rings: bool,
+}
+
+impl TapAlarm {
+    pub fn look_at(&mut self, probe: &Probe) {
+        let drops = probe.drops();
+        let count =
+            |wanted| drops.iter().find(|(reason, _)| *reason == wanted).map_or(0, |(_, count)| *count);
+        let lost_records = count(DropReason::RingFull) + count(DropReason::RingFullControl);
+        if lost_records > self.lost_records {
+            warn!(
+                records = lost_records - self.lost_records,
+                "ring buffer full, exchanges will be counted as lost; see --ring-bytes"
+            );
+            self.lost_records = lost_records;
+        }
+        let missed_runs = probe.missed_runs();
+        if missed_runs > self.missed_runs {
+            warn!(
+                runs = missed_runs - self.missed_runs,
+                "the kernel left out runs of our programs, bytes will be missing"
+            );
+            self.missed_runs = missed_runs;
+        }
+        if self.told_of_rings {
+            return;
+        }
+        let set_up_before_us =
+            || probe.watched().into_iter().map(|(pid, _)| pid).find(|pid| discover::uses_io_uring(*pid));
+        let pid = if self.looked_for_rings { None } else { set_up_before_us() };
+        self.looked_for_rings = true;
+        if pid.is_some() || count(DropReason::IoUring) > 0 {
+            warn!(pid, "a target uses io_uring; requests and responses that it moves that way are not seen");
+            self.told_of_rings = true;
+        }
+    }
+}
+
 /// What the kernel side moved and gave up since it was loaded.
 pub fn log_tap(probe: &Probe) {
     let [seen, captured, muted, records] = probe.tallies().map(|(_, amount)| amount);
@@ -98,6 +145,7 @@ pub fn log_tap(probe: &Probe) {
         bytes_seen = seen,
         bytes_captured = captured,
         bytes_muted = muted,
+        missed_runs = probe.missed_runs(),
         given_up = given_up.join(" "),
         "tap"
     );

@@ -186,6 +186,18 @@ impl ConnTracker {
         });
     }
 
+    /// Connections with an exchange open that have been quiet for as long as `is_due` wants.
+    pub fn quiet(
+        &self,
+        now: Ktime,
+        is_due: impl Fn(Duration) -> bool,
+    ) -> impl Iterator<Item = (TargetId, ConnId)> {
+        self.conns.iter().filter_map(move |(id, conn)| {
+            let open = conn.exchanges.as_ref().is_some_and(Exchanges::has_open);
+            (open && is_due(now.since(conn.last_seen))).then_some((conn.target, *id))
+        })
+    }
+
     pub fn take_mutes(&mut self) -> std::vec::Drain<'_, (ConnId, Mute)> {
         self.mutes.drain(..)
     }

@@ -145,6 +145,16 @@ impl Pipeline {
         self.conns.handle_tick(now, &mut self.targets, &self.config);
     }
 
+    /// Connections that wait for the end of an exchange, and brought no record for a time that `is_due` likes. A
+    /// close that nobody saw leaves them like that.
+    pub fn quiet_connections(
+        &self,
+        now: Ktime,
+        is_due: impl Fn(Duration) -> bool,
+    ) -> impl Iterator<Item = (TargetId, ConnId)> {
+        self.conns.quiet(now, is_due)
+    }
+
     /// What the kernel side may stop copying, since the last call. Grows by at most one per event: to be
     /// drained after each batch. A later entry of a connection replaces an earlier one.
     pub fn take_mutes(&mut self) -> impl Iterator<Item = (ConnId, Mute)> {

@@ -86,6 +86,22 @@ pub fn exists(pid: u32) -> bool {
     stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
+/// The sockets that a process holds, by inode number; none when it is gone.
+pub fn sockets(pid: u32) -> HashSet<u64> {
+    let socket = |target| if let FDTarget::Socket(inode) = target { Some(inode) } else { None };
+    descriptors(pid).filter_map(socket).collect()
+}
+
+/// Whether a process has set up io_uring.
+pub fn uses_io_uring(pid: u32) -> bool {
+    descriptors(pid).any(|target| matches!(target, FDTarget::AnonInode(name) if name.contains("io_uring")))
+}
+
+fn descriptors(pid: u32) -> impl Iterator<Item = FDTarget> {
+    let process = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
+    process.and_then(|process| process.fd().ok()).into_iter().flatten().flatten().map(|fd| fd.target)
+}
+
 /// All living descendants of a process, parents before their children.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];

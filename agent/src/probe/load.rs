@@ -2,7 +2,10 @@
 //!
 //! Nothing outlives the process: links, programs and maps die with their file descriptors.
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 
 use agent_common::{
     conn::{ConnId, ConnState, Mute, TargetId, role},
@@ -77,7 +80,7 @@ pub struct Probe {
     tallies: PerCpuArray<MapData, u64>,
     untold: PerCpuArray<MapData, u64>,
     /// Holds the programs and their links.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 impl Probe {
@@ -115,7 +118,7 @@ impl Probe {
             drops: take(&mut ebpf, "DROPS")?,
             tallies: take(&mut ebpf, "TALLIES")?,
             untold: take(&mut ebpf, "UNTOLD")?,
-            _ebpf: ebpf,
+            ebpf,
         };
         Ok((probe, records))
     }
@@ -160,6 +163,22 @@ impl Probe {
     /// either, since loading.
     pub fn untold(&self, target: TargetId) -> u64 {
         sum(&self.untold, target)
+    }
+
+    /// What the kernel side knows of a connection.
+    pub fn connection(&self, conn: ConnId) -> Option<ConnState> {
+        self.conns.get(&conn, 0).ok()
+    }
+
+    /// Runs of the programs that the kernel left out, because one was unfinished on the same CPU, since loading:
+    /// calls that we did not see (`recursion_misses` in the program's fdinfo, Linux 5.12). 0 where it does not say.
+    pub fn missed_runs(&self) -> u64 {
+        let fds = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+        let misses = fds.filter_map(|fd| {
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+        });
+        misses.sum()
     }
 
     /// Connections of a target that are in use as a server, as the kernel side knows them: a walk over all.
