@@ -13,8 +13,9 @@ use std::{
 };
 
 use agent_common::{
-    conn::ConnId,
+    conn::{ConnId, TargetId},
     decode::{DecodeError, Record, decode},
+    event::RecordHeader,
 };
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
@@ -193,9 +194,37 @@ impl Daemon {
         for (conn, mute) in self.pipeline.take_mutes() {
             self.probe.mute(conn, mute);
         }
-        for conn in self.pipeline.take_closed() {
-            self.probe.forget(conn);
+        let closed: Vec<ConnId> = self.pipeline.take_closed().collect();
+        for state in closed.into_iter().filter_map(|conn| self.probe.forget(conn)) {
+            // Its process ended, and nobody told us of its last turns.
+            if state.from_start == 1 {
+                self.pipeline.lose_untold(state.target, state.untold.into());
+            }
         }
+    }
+
+    /// Has the turns counted as lost that the ring buffer had no room to tell of, on connections that are closed.
+    fn account_for_untold(&mut self) {
+        for report in &mut self.reports {
+            let untold = self.probe.untold(report.target.id);
+            self.pipeline.lose_untold(report.target.id, untold.saturating_sub(report.untold));
+            report.untold = untold;
+        }
+    }
+
+    /// Likewise on those that are not and, since the target or we have come to the end, never will be.
+    fn account_for_rest(&mut self, target: TargetId) {
+        let now = clock::ktime_now();
+        for (conn, state) in self.probe.server_connections(target) {
+            let header = RecordHeader::closed(conn, &state, 0, now.0);
+            if state.untold > 0
+                && let Ok(record) = decode(header.as_bytes())
+            {
+                self.tape.record(header.as_bytes(), &record);
+                self.pipeline.handle_event(record);
+            }
+        }
+        self.settle();
     }
 
     /// Finishes the targets of which no process is left.
@@ -206,6 +235,10 @@ impl Daemon {
             // The last process is out of the kernel side's table, so all that it did is in the ring buffer;
             // not before, since what one process did last may stand behind another one's exit.
             while self.handle_records().count == BATCH {}
+        }
+        self.account_for_untold();
+        for index in (0..ended.len()).filter(|index| ended[*index]) {
+            self.account_for_rest(self.reports[index].target.id);
         }
         for (report, _) in self.reports.iter_mut().zip(ended).filter(|(_, ended)| *ended) {
             info!(pid = report.target.pid, "target is gone");
@@ -219,6 +252,7 @@ impl Daemon {
     fn tick(&mut self) -> Outlook {
         self.ticks = self.ticks.wrapping_add(1);
         self.pipeline.handle_tick(clock::ktime_now());
+        self.account_for_untold();
         if self.ticks.is_multiple_of(WARN_EVERY) {
             self.alarm.look_at(&self.probe);
         }
@@ -281,6 +315,10 @@ impl Daemon {
             self.probe.unwatch(pid);
         }
         while self.handle_records().count > 0 && Instant::now() < deadline {}
+        self.account_for_untold();
+        for index in 0..self.reports.len() {
+            self.account_for_rest(self.reports[index].target.id);
+        }
         for report in &mut self.reports {
             self.pipeline.finish_target(report.target.id);
             report.send(&mut self.pipeline, &mut sink);

@@ -23,6 +23,9 @@ pub struct Report {
     pub alarm: Alarm,
     /// The target ended; what was counted since the last message is still to be sent.
     pub last_words_due: bool,
+    /// What the kernel side had no room to tell of, as far as it is accounted for: see
+    /// [`crate::probe::load::Probe::untold`].
+    pub untold: u64,
 }
 
 impl Report {
@@ -43,6 +46,7 @@ impl Report {
             announced: None,
             alarm: Alarm::default(),
             last_words_due: false,
+            untold: 0,
         }
     }
 

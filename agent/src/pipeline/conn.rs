@@ -1,7 +1,7 @@
 //! Connections: which records belong together, and when to let go.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use super::{
         head::MAX_HEAD,
         parser::At,
     },
-    ledger::Bytes,
+    ledger::{Bytes, Cause},
     stream::{Advance, Stream},
     target::Target,
 };
@@ -34,11 +34,13 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 pub type Targets = HashMap<TargetId, Target>;
 
 /// Every connection that brought a record, up to [`super::Limits::max_connections`]. One more is ignored for
-/// good, and counted, unless idle ones can be evicted. One idle too long is evicted; if it comes back, it is
-/// one met in the middle.
+/// good, and counted, unless idle ones can be evicted. One idle too long is evicted, on both sides; if it comes
+/// back, it is one met in the middle.
 #[derive(Debug, Default)]
 pub struct ConnTracker {
     conns: HashMap<ConnId, Connection, BuildHasherDefault<IdHasher>>,
+    /// Those that the latest sweep evicted: records of theirs may have been on their way.
+    evicted: HashSet<ConnId, BuildHasherDefault<IdHasher>>,
     /// Memory held by incomplete heads, all together.
     buffered: usize,
     mutes: Vec<(ConnId, Mute)>,
@@ -54,14 +56,21 @@ struct Connection {
     last_seen: Ktime,
     ingress: Stream,
     egress: Stream,
-    /// Position at which the client ended its direction, once it has.
-    ingress_end: Option<u64>,
     /// What the kernel side was asked to leave out.
     muted: Mute,
     /// Bytes that are not in the ledger: it is not proven that the target is the server here.
     unproven: Bytes,
     /// None when nothing more is wanted from it.
     exchanges: Option<Exchanges>,
+}
+
+/// What a connection did after its last record, as far as the kernel side says.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unseen {
+    /// Position at which egress ended, where that is known.
+    egress_end: Option<u64>,
+    /// Turns that had something to tell.
+    turns: u32,
 }
 
 impl ConnTracker {
@@ -103,7 +112,7 @@ impl ConnTracker {
             return;
         }
         if let Some(over) = exchanges.over() {
-            exchanges.finish(Ending::Evicted, &mut cx);
+            exchanges.finish(Ending::Evicted, 0, &mut cx);
             target.ledger.connections_overflowed += u64::from(over == Over::Overflow);
             conn.exchanges = None;
             muted = Mute::FOR_GOOD;
@@ -132,10 +141,11 @@ impl ConnTracker {
         let Some(target) = targets.get_mut(&conn.target) else { return };
         match end.direction {
             Direction::Ingress => {
-                conn.ingress_end = Some(end.offset);
+                let missing = conn.advance(Direction::Ingress, end.offset, 0, &[], target).gap;
                 if let Some(exchanges) = &mut conn.exchanges {
-                    exchanges.end_ingress();
+                    exchanges.end_ingress(missing, &mut context(target, config, 0));
                 }
+                conn.count_bytes(target);
             }
             Direction::Egress => {
                 let missing = conn.advance(Direction::Egress, end.offset, 0, &[], target).gap;
@@ -149,8 +159,15 @@ impl ConnTracker {
 
     pub fn handle_closed(&mut self, closed: &Closed, targets: &mut Targets, config: &PipelineConfig) {
         if let Some(mut conn) = self.conns.remove(&closed.conn) {
-            let end = Some(closed.egress_end);
-            self.buffered = self.buffered.saturating_sub(conn.finish(Ending::Closed, end, targets, config));
+            let unseen = Unseen { egress_end: Some(closed.egress_end), turns: closed.untold };
+            self.buffered =
+                self.buffered.saturating_sub(conn.finish(Ending::Closed, unseen, targets, config));
+        } else if closed.from_start
+            && let Some(target) = targets.get_mut(&closed.target)
+            && !target.finished
+            && target.watches_port(closed.local_port)
+        {
+            target.lose(Cause::LostRingFull, closed.untold.into());
         }
         self.closed.push(closed.conn);
     }
@@ -162,7 +179,8 @@ impl ConnTracker {
         self.conns.retain(|id, conn| {
             let ends = conn.pid == process.pid && conn.target == process.target;
             if ends {
-                *buffered = buffered.saturating_sub(conn.finish(Ending::Closed, None, targets, config));
+                *buffered =
+                    buffered.saturating_sub(conn.finish(Ending::Closed, Unseen::default(), targets, config));
                 closed.push(*id);
             }
             !ends
@@ -180,7 +198,8 @@ impl ConnTracker {
         let buffered = &mut self.buffered;
         self.conns.retain(|_, conn| {
             if conn.target == id {
-                *buffered = buffered.saturating_sub(conn.finish(Ending::Exit, None, targets, config));
+                *buffered =
+                    buffered.saturating_sub(conn.finish(Ending::Exit, Unseen::default(), targets, config));
             }
             conn.target != id
         });
@@ -237,13 +256,12 @@ impl ConnTracker {
             last_seen: now,
             ingress: Stream::default(),
             egress: Stream::default(),
-            ingress_end: None,
             muted: Mute::default(),
             unproven: Bytes::default(),
             exchanges: None,
         };
         if target.watches_port(data.local_port) {
-            let start = start_of(data);
+            let start = start_of(data, self.evicted.contains(&data.conn));
             if start == Start::Beginning {
                 conn.egress = Stream::starting_at(0);
             }
@@ -264,13 +282,20 @@ impl ConnTracker {
             Sweep::Idle => config.limits.idle_timeout,
             Sweep::Full => SWEEP_EVERY,
         };
-        let buffered = &mut self.buffered;
-        self.conns.retain(|_, conn| {
+        self.evicted.clear();
+        let Self { conns, evicted, closed, buffered, .. } = self;
+        conns.retain(|id, conn| {
             let open = conn.exchanges.as_ref().is_some_and(Exchanges::has_open);
             let timeout = if open { config.limits.idle_open_timeout } else { idle };
             let stays = now.since(conn.last_seen) < timeout;
             if !stays {
-                *buffered = buffered.saturating_sub(conn.finish(Ending::Evicted, None, targets, config));
+                // What is muted for good stays so.
+                if conn.exchanges.is_some() {
+                    evicted.insert(*id);
+                    closed.push(*id);
+                }
+                let held = conn.finish(Ending::Evicted, Unseen::default(), targets, config);
+                *buffered = buffered.saturating_sub(held);
                 if let Some(target) = targets.get_mut(&conn.target) {
                     match sweep {
                         Sweep::Idle => target.ledger.connections_evicted_idle += 1,
@@ -333,20 +358,17 @@ impl Connection {
         }
     }
 
-    /// Ends all exchanges. `egress_end`: position at which egress ended, where that is known. Memory that its
-    /// incomplete heads held, bytes.
+    /// Ends all exchanges. Memory that its incomplete heads held, bytes.
     fn finish(
         &mut self,
         ending: Ending,
-        egress_end: Option<u64>,
+        unseen: Unseen,
         targets: &mut Targets,
         config: &PipelineConfig,
     ) -> usize {
         let Some(target) = targets.get_mut(&self.target) else { return 0 };
-        if let Some(end) = self.ingress_end {
-            self.advance(Direction::Ingress, end, 0, &[], target);
-        }
-        let missing = egress_end.map_or(0, |end| self.advance(Direction::Egress, end, 0, &[], target).gap);
+        let missing =
+            unseen.egress_end.map_or(0, |end| self.advance(Direction::Egress, end, 0, &[], target).gap);
         self.count_bytes(target);
         let Some(mut exchanges) = self.exchanges.take() else { return 0 };
         let held = exchanges.buffered();
@@ -354,7 +376,7 @@ impl Connection {
         if ending == Ending::Closed {
             exchanges.end_egress(missing, &mut cx);
         }
-        exchanges.finish(ending, &mut cx);
+        exchanges.finish(ending, unseen.turns, &mut cx);
         held
     }
 }
@@ -363,22 +385,24 @@ fn context<'a>(target: &'a mut Target, config: &'a PipelineConfig, room: usize) 
     Context { target, limits: &config.limits, response_time: config.response_time, room }
 }
 
-/// What the first record of a connection says about where we are.
+/// What the first record of a connection says about where we are. `again`: we knew the connection, and let it go.
 ///
 /// The kernel side emits nothing before received bytes begin like a request. So on a connection met in the
 /// middle the first ingress record stands where a request may begin, at whatever position. On one seen from
 /// its start that place is position 0, or a few bytes on when there were empty lines; anywhere else, records
-/// were lost or we evicted it, and what comes may be the rest of something.
-fn start_of(data: &Data<'_>) -> Start {
+/// were lost, and what comes may be the rest of something.
+fn start_of(data: &Data<'_>, again: bool) -> Start {
     let begins_turn = data.call_start && data.turn_start;
-    let near_start = data.offset == 0 || (data.offset <= ROLE_PREFIX as u64 && begins_turn);
+    let near_start = data.offset == 0 || (data.offset <= ROLE_PREFIX as u64 && begins_turn && data.turn == 1);
+    let lost_to = if data.call_start { Cause::LostRingFull } else { Cause::LostGap };
     match data.direction {
         Direction::Ingress if data.from_start && near_start => Start::Beginning,
-        Direction::Ingress if data.call_start && !data.from_start => Start::MaybeRequest,
-        Direction::Ingress if begins_turn => Start::SomeTurn,
-        // A server does not speak first. (Or it takes more than an hour to answer, and we let go meanwhile.)
-        Direction::Egress if data.from_start && data.offset == 0 => Start::FirstResponse,
-        _ => Start::Middle,
+        Direction::Ingress if !data.from_start => Start::MaybeRequest,
+        _ if !again => Start::Middle { accounted: 0, lost_to },
+        Direction::Ingress if begins_turn => {
+            Start::Middle { accounted: data.turn.saturating_sub(1), lost_to: Cause::LostGap }
+        }
+        _ => Start::Middle { accounted: data.turn, lost_to: Cause::LostGap },
     }
 }
 

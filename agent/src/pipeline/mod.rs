@@ -26,7 +26,7 @@ use self::{
     conn::{ConnTracker, Targets},
     consumer::ConsumerRules,
     counters::Counts,
-    ledger::Ledger,
+    ledger::{Cause, Ledger},
     target::Target,
 };
 
@@ -165,6 +165,14 @@ impl Pipeline {
     /// them can be removed. To be drained after each batch, and after [`Pipeline::take_mutes`].
     pub fn take_closed(&mut self) -> impl Iterator<Item = ConnId> {
         self.conns.take_closed()
+    }
+
+    /// Counts as lost what the kernel side had no room to tell of: so many turns, of connections that will bring
+    /// no more records.
+    pub fn lose_untold(&mut self, target: TargetId, turns: u64) {
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.lose(Cause::LostRingFull, turns);
+        }
     }
 
     /// Everything counted since the last call; counting restarts from zero.

@@ -98,6 +98,9 @@ pub struct Player {
     now: u64,
     last: Option<Direction>,
     turn_started: bool,
+    /// The latest turn that had something to tell, and how many such there were since the last record.
+    noted_turn: u32,
+    untold: u32,
 }
 
 impl Player {
@@ -113,6 +116,8 @@ impl Player {
             now: 1_000_000_000,
             last: None,
             turn_started: false,
+            noted_turn: 0,
+            untold: 0,
         }
     }
 
@@ -164,8 +169,8 @@ impl Player {
                     target,
                     pid,
                     local_port: 80,
-                    from_start: true,
-                    untold: 0,
+                    from_start: self.from_start,
+                    untold: self.untold,
                     egress_end,
                 };
                 self.pipeline.handle_event(Record::Closed(closed));
@@ -178,6 +183,8 @@ impl Player {
         self.turn(direction);
         self.turn_started = true;
         self.positions[direction as usize] += u64::from(count);
+        self.untold += u32::from(self.noted_turn != self.turn);
+        self.noted_turn = self.turn;
     }
 
     pub fn data(&mut self, direction: Direction, bytes: &[u8], original_len: u32) {
@@ -208,6 +215,7 @@ impl Player {
         };
         self.positions[direction as usize] += u64::from(original_len);
         self.turn_started |= original_len > 0;
+        (self.noted_turn, self.untold) = (self.turn, 0);
         self.pipeline.handle_event(Record::Data(record));
     }
 

@@ -147,11 +147,13 @@ impl Probe {
         self.mutes.set(conn, mute);
     }
 
-    /// Forgets a connection that is gone.
-    pub fn forget(&mut self, conn: ConnId) {
+    /// Forgets a connection that is gone. What the kernel side still knew of it: nothing, when it saw the close.
+    pub fn forget(&mut self, conn: ConnId) -> Option<ConnState> {
         self.mutes.remove(conn);
-        // Not there: removed by the kernel side at close.
+        let state = self.conns.get(&conn, 0).ok()?;
+        // Not there: removed by the kernel side a moment ago.
         let _ = self.conns.remove(&conn);
+        Some(state)
     }
 
     /// How often the kernel side gave something up, by reason, since loading.

@@ -64,12 +64,8 @@ pub enum Start {
     Beginning,
     /// The first record of ingress is to be tried as the beginning of a request.
     MaybeRequest,
-    /// At the beginning of a turn, which may go on with what an earlier one began.
-    SomeTurn,
-    /// At the first response; of the request that it answers no record came.
-    FirstResponse,
-    /// Anywhere.
-    Middle,
+    /// Anywhere. Turns up to this one have been accounted for; later ones were lost to this cause.
+    Middle { accounted: u32, lost_to: Cause },
 }
 
 /// Why no more records are wanted from a connection.
@@ -147,6 +143,8 @@ struct Exchange {
     /// Latest turn that brought bytes of the request.
     request_turn: u32,
     request_body: RequestBody,
+    /// Its client waits for a 100 before it sends the body, in a turn of its own.
+    expects_continue: bool,
     response: Option<Response>,
 }
 
@@ -200,11 +198,14 @@ impl Exchanges {
                 requests.probe();
                 (requests, Parser::lost(Cause::LostGap))
             }
-            Start::FirstResponse => (Parser::lost(Cause::LostRingFull), Parser::lost(Cause::LostGap)),
-            Start::SomeTurn | Start::Middle => (Parser::lost(Cause::LostGap), Parser::lost(Cause::LostGap)),
+            Start::Middle { lost_to, .. } => (Parser::lost(lost_to), Parser::lost(lost_to)),
         };
-        // Of what was before the first record nothing is known, so it is not counted.
-        let accounted = if start == Start::Middle { turn } else { turn.saturating_sub(1) };
+        let accounted = match start {
+            Start::Beginning => 0,
+            // Of what was before the first record nothing is known.
+            Start::MaybeRequest => turn.saturating_sub(1),
+            Start::Middle { accounted, .. } => accounted,
+        };
         let pairs = Pairs {
             queue: VecDeque::new(),
             accounted,
@@ -264,8 +265,9 @@ impl Exchanges {
         }
         pairs.note_losses(requests, responses);
         let begins = place.begins_turn && !advance.bytes.is_empty() && advance.stale == 0;
-        if begins && requests.is_lost() && pairs.proves_request(at.turn) {
-            requests.probe();
+        if begins && requests.is_lost() && !pairs.unproven {
+            // What an earlier probe kept was no head: heads do not go on in another turn.
+            if pairs.proves_request(at.turn) { requests.probe() } else { requests.lose() }
         }
         let (room, responses_lost) = (cx.room, responses.is_lost());
         let mut input = advance.bytes;
@@ -284,7 +286,7 @@ impl Exchanges {
             let (cause, missing) = (Cause::LostGap, Missing::after(advance));
             pairs.request_gap(requests.gap(advance.gap_after, cause), missing, cause, at, cx);
         }
-        if !requests.is_lost() || pairs.is_still_receiving() {
+        if !requests.is_lost() || pairs.is_still_receiving(at.turn) {
             pairs.accounted = pairs.accounted.max(at.turn);
             pairs.followed = at.turn;
         }
@@ -337,9 +339,14 @@ impl Exchanges {
         pairs.touch_hidden(advance, at);
     }
 
-    /// The client sends no more.
-    pub fn end_ingress(&mut self) {
-        self.pairs.client_ended = true;
+    /// The client sends no more, having sent `missing` bytes that we did not see.
+    pub fn end_ingress(&mut self, missing: u64, cx: &mut Context<'_>) {
+        let Self { requests, pairs, .. } = self;
+        pairs.client_ended = true;
+        if missing > 0 {
+            let (cause, at) = (Cause::LostRingFull, At { turn: pairs.newest_turn, time: Ktime::default() });
+            pairs.request_gap(requests.gap(missing, cause), Missing::Before, cause, at, cx);
+        }
     }
 
     /// The target sends no more, having sent `missing` bytes that we did not see.
@@ -347,9 +354,6 @@ impl Exchanges {
         let Self { responses, pairs, .. } = self;
         if missing > 0 {
             let effect = responses.gap(missing, Cause::LostRingFull);
-            if matches!(effect, GapEffect::Boundary { .. }) && pairs.queue.is_empty() {
-                pairs.hidden_requests = true;
-            }
             let at = At { turn: u32::MAX, time: Ktime::default() };
             pairs.response_gap(effect, Missing::Before, at, cx);
         }
@@ -361,11 +365,13 @@ impl Exchanges {
         pairs.settle(cx);
     }
 
-    /// Ends every exchange that is still open.
-    pub fn finish(&mut self, ending: Ending, cx: &mut Context<'_>) {
+    /// Ends every exchange that is still open. `untold`: turns after the last record.
+    pub fn finish(&mut self, ending: Ending, untold: u32, cx: &mut Context<'_>) {
         let Self { requests, responses, pairs } = self;
         pairs.note_losses(requests, responses);
         let client_ended = pairs.client_ended;
+        // Unless the newest turn may be a part of the last request, it was a request of its own.
+        let newest_is_last = pairs.queue.back().is_some_and(|last| last.may_be_receiving(pairs.newest_turn));
         while let Some(exchange) = pairs.queue.pop_front() {
             let cut_off = match (ending, exchange.response.map(|response| response.state)) {
                 (_, Some(ResponseState::Complete | ResponseState::Hidden { closed: true })) => None,
@@ -390,8 +396,12 @@ impl Exchanges {
         if requests.is_in_head() {
             cx.target.lose(Cause::IncompleteHead, 1);
         }
-        if requests.is_lost() {
+        if requests.is_lost() || !newest_is_last {
             pairs.account_through(pairs.newest_turn, cx);
+        }
+        if untold > 0 {
+            cx.target.lose(Cause::LostRingFull, untold.into());
+            pairs.hidden_requests = false;
         }
         pairs.account_hidden(cx);
     }
@@ -452,12 +462,19 @@ impl Pairs {
 
     /// Whether ingress that begins `turn` can only begin a request, see the head of this file.
     fn proves_request(&self, turn: u32) -> bool {
-        !self.overlaps && self.final_turn.is_some_and(|last| last >= turn.saturating_sub(1))
+        let before = turn.saturating_sub(1);
+        let answered = self.final_turn.is_some_and(|last| last >= before);
+        !self.overlaps && (answered || self.is_whole_turn(before))
     }
 
-    /// Whether ingress we cannot follow is still the body of the last request.
-    fn is_still_receiving(&self) -> bool {
-        let last = self.queue.back();
+    /// Whether the latest request came in `turn` and no part of it can come in another one.
+    fn is_whole_turn(&self, turn: u32) -> bool {
+        self.queue.back().is_some_and(|last| last.request_turn == turn && !last.expects_continue)
+    }
+
+    /// Whether ingress of `turn` that we cannot follow is still the body of the last request.
+    fn is_still_receiving(&self, turn: u32) -> bool {
+        let last = self.queue.back().filter(|last| last.expects_continue || last.request_turn == turn);
         last.is_some_and(|last| last.request_body == RequestBody::Hidden && last.response.is_none())
     }
 
@@ -537,6 +554,7 @@ impl Pairs {
             head_received: at,
             request_turn: at.turn,
             request_body,
+            expects_continue: head.fields.iter().any(|field| field.name.eq_ignore_ascii_case("expect")),
             response: None,
         });
         Verdict::Head { length, then }
@@ -588,12 +606,14 @@ impl Pairs {
         // In which turn bytes before the record moved is not known: the request was last seen when it was.
         let seen = self.queue.back().map_or(at.turn, |last| last.request_turn);
         let at = if missing == Missing::Before { At { turn: seen, ..at } } else { at };
+        // What was lost has been counted by its responses already.
+        let counted = self.accounted > self.followed;
         match effect {
             GapEffect::Inside { data: 0 } => {}
             GapEffect::Inside { data } => self.request_body(data, Reached::Inside, at, cx),
             GapEffect::BodyEnd { data, beyond } => {
                 self.request_body(data, Reached::End, at, cx);
-                self.hidden_requests |= beyond > 0;
+                self.hidden_requests |= beyond > 0 && !counted;
             }
             GapEffect::BodyHidden => self.request_body(0, Reached::Hidden, at, cx),
             GapEffect::Boundary { begun: true } => {
@@ -607,8 +627,7 @@ impl Pairs {
                 cx.target.lose(Cause::UnreadableHead, 1);
                 self.accounted = self.accounted.max(at.turn);
             }
-            // Unless what was lost has been counted by its responses already.
-            GapEffect::Boundary { begun: false } => self.hidden_requests |= self.accounted <= self.followed,
+            GapEffect::Boundary { begun: false } => self.hidden_requests |= !counted,
         }
     }
 
@@ -629,18 +648,22 @@ impl Pairs {
         let (length, status) = (head.length, head.status);
         let aligned = standing == Standing::InStep || self.realign(began.turn, cx);
         if (100..200).contains(&status) && status != 101 {
-            if began.turn > self.accounted {
+            if began.turn > self.accounted && status == 100 {
                 // Of an exchange that goes on in the next turn, where it is counted.
                 self.account_through(began.turn.saturating_sub(1), cx);
                 self.accounted = began.turn;
                 self.hidden_requests = true;
+            } else {
+                self.account_through(began.turn, cx);
             }
-            return Verdict::Head { length, then: if aligned { Then::Message } else { Then::Lost } };
+            // The final response follows, and nobody's but that of a request we do not have.
+            let follows = aligned || self.queue.is_empty();
+            return Verdict::Head { length, then: if follows { Then::Message } else { Then::Lost } };
         }
         self.final_turn = Some(began.turn);
         if !aligned {
             // While a request is coming in, this turn may be a part of it; ingress will tell.
-            if !self.queue.back().is_some_and(Exchange::is_receiving) {
+            if !self.queue.back().is_some_and(|last| last.may_be_receiving(began.turn)) {
                 self.account_through(began.turn, cx);
             }
             return Verdict::Head { length, then: Then::Lost };
@@ -820,7 +843,7 @@ impl Pairs {
             }
             Some(_) => false,
             None => {
-                let over = |it: &&Exchange| it.request_turn < turn && !it.is_receiving();
+                let over = |it: &&Exchange| it.request_turn < turn && !it.may_be_receiving(turn);
                 let earlier = self.queue.iter().take_while(over).count();
                 self.flush(earlier, cx);
                 false
@@ -883,14 +906,20 @@ impl Exchange {
         matches!(self.request_body, RequestBody::Coming { .. })
     }
 
+    /// Likewise, and `turn` may bring more of it: without a 100 in between, a request is in one turn.
+    fn may_be_receiving(&self, turn: u32) -> bool {
+        self.is_receiving() && (self.expects_continue || self.request_turn >= turn)
+    }
+
     /// Counts an exchange that has a status. What was not read of a request's body counts as declared: it is
-    /// what the client said it sends, and the target chose not to read it. Unless the client went away.
+    /// what the client said it sends, and the target chose not to read it. Unless the client went away, or did
+    /// not say: how much of a chunked body it meant to send is unknown.
     fn report(self, client_ended: bool, cx: &mut Context<'_>) {
         let Some(response) = self.response else { return };
         let request_size = match self.request_body {
             RequestBody::Absent | RequestBody::Hidden => None,
             RequestBody::Complete { size } => Some(size),
-            RequestBody::Coming { declared: Some(declared), .. } if !client_ended => Some(declared),
+            RequestBody::Coming { declared, .. } if !client_ended => declared,
             RequestBody::Coming { seen, .. } => Some(seen),
         };
         let response_size = match response.state {
