@@ -4,6 +4,7 @@ mod bounds;
 mod counts;
 mod errors;
 mod lifecycle;
+mod overload;
 mod ports;
 mod recording;
 mod sockets;

@@ -8,8 +8,10 @@ pub mod client;
 pub mod eventually;
 pub mod machine;
 pub mod neighbours;
+pub mod origin;
 pub mod process;
 pub mod scratch;
+pub mod scripted;
 pub mod totals;
 
 pub mod fake_hub;

@@ -67,6 +67,12 @@ pub fn signal(child: &mut Child, signal: Signal) {
     }
 }
 
+/// Sends a signal to a process of ours that has not been waited for.
+pub fn signal_to(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process has a positive number");
+    kill_process(pid, signal).expect("a process of ours can be signalled");
+}
+
 /// Waits for our child to end.
 ///
 /// # Panics
