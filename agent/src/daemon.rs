@@ -13,7 +13,7 @@ use std::{
 };
 
 use agent_common::{
-    conn::{ConnId, TargetId},
+    conn::{ConnId, ConnState, TargetId},
     decode::{DecodeError, Record, decode},
     event::RecordHeader,
 };
@@ -31,7 +31,7 @@ use self::{
 use crate::{
     config::Config,
     exit::{Exit, Failure},
-    pipeline::Pipeline,
+    pipeline::{Ktime, Pipeline},
     probe::{
         clock,
         host::Host,
@@ -194,8 +194,11 @@ impl Daemon {
         for (conn, mute) in self.pipeline.take_mutes() {
             self.probe.mute(conn, mute);
         }
-        let closed: Vec<ConnId> = self.pipeline.take_closed().collect();
-        for state in closed.into_iter().filter_map(|conn| self.probe.forget(conn)) {
+        for conn in self.pipeline.take_closed() {
+            self.probe.unmute(conn);
+        }
+        let forgotten: Vec<ConnId> = self.pipeline.take_forgotten().collect();
+        for state in forgotten.into_iter().filter_map(|conn| self.probe.forget(conn)) {
             // Its process ended, and nobody told us of its last turns.
             if state.from_start == 1 {
                 self.pipeline.lose_untold(state.target, state.untold.into());
@@ -216,15 +219,21 @@ impl Daemon {
     fn account_for_rest(&mut self, target: TargetId) {
         let now = clock::ktime_now();
         for (conn, state) in self.probe.server_connections(target) {
-            let header = RecordHeader::closed(conn, &state, 0, now.0);
-            if state.untold > 0
-                && let Ok(record) = decode(header.as_bytes())
-            {
-                self.tape.record(header.as_bytes(), &record);
-                self.pipeline.handle_event(record);
+            if state.untold > 0 {
+                self.close(conn, &state, now);
             }
         }
         self.settle();
+    }
+
+    /// Has a connection end of which the kernel side did not tell, or could not.
+    fn close(&mut self, conn: ConnId, state: &ConnState, now: Ktime) {
+        let header = RecordHeader::closed(conn, state, 0, now.0);
+        if let Ok(record) = decode(header.as_bytes()) {
+            self.tape.record(header.as_bytes(), &record);
+            self.pipeline.handle_event(record);
+        }
+        let _ = self.probe.forget(conn);
     }
 
     /// Finishes the targets of which no process is left.
@@ -284,12 +293,9 @@ impl Daemon {
         let known: HashSet<ConnId> =
             self.pipeline.quiet_connections(now, |_| true).map(|(_, conn)| conn).collect();
         for (target, conn) in strays.into_iter().filter(|(_, conn)| known.contains(conn)) {
-            let header = stray::closed(&self.probe, target, conn, now);
             debug!(conn, "connection is gone, though nobody closed it");
-            if let Ok(record) = decode(header.as_bytes()) {
-                self.tape.record(header.as_bytes(), &record);
-                self.pipeline.handle_event(record);
-            }
+            let forgotten = ConnState { target, from_start: 1, ..ConnState::default() };
+            self.close(conn, &self.probe.connection(conn).unwrap_or(forgotten), now);
         }
         self.settle();
     }

@@ -50,6 +50,7 @@ pub fn run(path: &Path, config: PipelineConfig, app_version: Option<&str>) -> Re
                     // There is no kernel side to tell.
                     pipeline.take_mutes().for_each(drop);
                     pipeline.take_closed().for_each(drop);
+                    pipeline.take_forgotten().for_each(drop);
                 }
                 Err(error) => warn!(%error, "a record of the recording cannot be read and is left out"),
             },

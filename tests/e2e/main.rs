@@ -1,4 +1,5 @@
 //! The agent, real servers, the kernel in between.
+#![allow(clippy::print_stdout, reason = "figures are for whoever reads what a run of the tests printed")]
 
 mod bounds;
 mod counts;

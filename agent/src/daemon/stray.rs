@@ -3,10 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use agent_common::{
-    conn::{ConnId, ConnState, TargetId},
-    event::RecordHeader,
-};
+use agent_common::conn::{ConnId, TargetId};
 
 use crate::{
     pipeline::{Ktime, Pipeline},
@@ -28,12 +25,6 @@ pub fn find(pipeline: &Pipeline, probe: &Probe, now: Ktime) -> Vec<(TargetId, Co
     let held: HashSet<ConnId> = watched.flat_map(|(pid, _)| discover::sockets(pid)).collect();
     quiet.retain(|(_, conn)| !held.contains(conn));
     quiet
-}
-
-/// The record that the kernel side did not send. What it has forgotten is unknown, and adds nothing.
-pub fn closed(probe: &Probe, target: TargetId, conn: ConnId, now: Ktime) -> RecordHeader {
-    let forgotten = ConnState { target, from_start: 1, ..ConnState::default() };
-    RecordHeader::closed(conn, &probe.connection(conn).unwrap_or(forgotten), 0, now.0)
 }
 
 fn is_due(quiet: Duration) -> bool {

@@ -45,6 +45,8 @@ pub struct ConnTracker {
     buffered: usize,
     mutes: Vec<(ConnId, Mute)>,
     closed: Vec<ConnId>,
+    /// Gone without a close, as far as we are concerned.
+    forgotten: Vec<ConnId>,
     swept: Ktime,
 }
 
@@ -107,7 +109,7 @@ impl ConnTracker {
             // Forgotten on both sides: the kernel side looks at the beginning of each read again.
             target.ledger.connections = target.ledger.connections.saturating_sub(1);
             self.conns.remove(&data.conn);
-            self.closed.push(data.conn);
+            self.forgotten.push(data.conn);
             self.buffered = others;
             return;
         }
@@ -174,14 +176,14 @@ impl ConnTracker {
 
     /// Ends the connections that this process used last. What another one has used since lives on.
     pub fn handle_exit(&mut self, process: &Process, targets: &mut Targets, config: &PipelineConfig) {
-        let closed = &mut self.closed;
+        let forgotten = &mut self.forgotten;
         let buffered = &mut self.buffered;
         self.conns.retain(|id, conn| {
             let ends = conn.pid == process.pid && conn.target == process.target;
             if ends {
                 *buffered =
                     buffered.saturating_sub(conn.finish(Ending::Closed, Unseen::default(), targets, config));
-                closed.push(*id);
+                forgotten.push(*id);
             }
             !ends
         });
@@ -223,6 +225,10 @@ impl ConnTracker {
 
     pub fn take_closed(&mut self) -> std::vec::Drain<'_, ConnId> {
         self.closed.drain(..)
+    }
+
+    pub fn take_forgotten(&mut self) -> std::vec::Drain<'_, ConnId> {
+        self.forgotten.drain(..)
     }
 
     pub fn count(&self, target: TargetId) -> usize {
@@ -283,7 +289,7 @@ impl ConnTracker {
             Sweep::Full => SWEEP_EVERY,
         };
         self.evicted.clear();
-        let Self { conns, evicted, closed, buffered, .. } = self;
+        let Self { conns, evicted, forgotten, buffered, .. } = self;
         conns.retain(|id, conn| {
             let open = conn.exchanges.as_ref().is_some_and(Exchanges::has_open);
             let timeout = if open { config.limits.idle_open_timeout } else { idle };
@@ -292,7 +298,7 @@ impl ConnTracker {
                 // What is muted for good stays so.
                 if conn.exchanges.is_some() {
                     evicted.insert(*id);
-                    closed.push(*id);
+                    forgotten.push(*id);
                 }
                 let held = conn.finish(Ending::Evicted, Unseen::default(), targets, config);
                 *buffered = buffered.saturating_sub(held);

@@ -161,10 +161,16 @@ impl Pipeline {
         self.conns.take_mutes()
     }
 
-    /// Connections that are gone since the last call, known to us or not: what the kernel side was told about
+    /// Connections that the kernel side closed since the last call, known to us or not: what it was told about
     /// them can be removed. To be drained after each batch, and after [`Pipeline::take_mutes`].
     pub fn take_closed(&mut self) -> impl Iterator<Item = ConnId> {
         self.conns.take_closed()
+    }
+
+    /// Connections that we have forgotten since the last call, and the kernel side has not. To be drained
+    /// likewise.
+    pub fn take_forgotten(&mut self) -> impl Iterator<Item = ConnId> {
+        self.conns.take_forgotten()
     }
 
     /// Counts as lost what the kernel side had no room to tell of: so many turns, of connections that will bring

@@ -147,9 +147,15 @@ impl Probe {
         self.mutes.set(conn, mute);
     }
 
-    /// Forgets a connection that is gone. What the kernel side still knew of it: nothing, when it saw the close.
-    pub fn forget(&mut self, conn: ConnId) -> Option<ConnState> {
+    /// Takes back what was said about a connection, which the kernel side has closed.
+    pub fn unmute(&mut self, conn: ConnId) {
         self.mutes.remove(conn);
+    }
+
+    /// Has the kernel side forget a connection that it has not closed. What it knew of it: nothing, when it has
+    /// forgotten it by itself.
+    pub fn forget(&mut self, conn: ConnId) -> Option<ConnState> {
+        self.unmute(conn);
         let state = self.conns.get(&conn, 0).ok()?;
         // Not there: removed by the kernel side a moment ago.
         let _ = self.conns.remove(&conn);

@@ -738,7 +738,7 @@ fn an_evicted_connection_is_one_met_in_the_middle() {
         player.wait(Duration::from_secs(3600).as_millis() as u64);
         player.tick();
         assert_eq!(player.pipeline.connections(TARGET), 0);
-        assert_eq!(player.pipeline.take_closed().collect::<Vec<_>>(), [7]);
+        assert_eq!(player.pipeline.take_forgotten().collect::<Vec<_>>(), [7]);
         player
     };
     let two_more = read(&format!("{exchange}\n{exchange}"));
