@@ -23,6 +23,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Runs a recorded tap through the same pipeline and prints what would be sent; needs no root
     Replay(ReplayArgs),
+    /// Shows what the agents that run here see, report and lose; needs the rights of their user
+    Status(StatusArgs),
     /// Prints a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Prints the manual page (roff)
@@ -78,6 +80,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", env = "APITALLY_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+
     /// Time between two reports, such as 10s; at least 100ms [default: 10s in the first hour, then 60s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub sync_interval: Option<Duration>,
@@ -124,6 +129,23 @@ pub struct CountArgs {
     /// What the response time ends with
     #[arg(long, value_name = "BYTE", value_enum, default_value_t = ResponseTimeArg::LastByte)]
     pub response_time: ResponseTimeArg,
+}
+
+#[derive(Debug, Args)]
+pub struct RuntimeArgs {
+    /// Where running agents are found by `status` [default: $RUNTIME_DIRECTORY, else /run/apitally-agent]
+    #[arg(long, value_name = "DIR", env = "APITALLY_RUNTIME_DIR")]
+    pub runtime_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+
+    /// Print one JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    cli::{ConsumerHash, CountArgs, ResponseTimeArg, RunArgs, TargetArgs},
+    cli::{ConsumerHash, CountArgs, ResponseTimeArg, RunArgs, RuntimeArgs, TargetArgs},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
     pipeline::{
         Limits, PipelineConfig, ResponseTime,
@@ -13,7 +13,10 @@ use crate::{
 
 /// Where systemd says that a service keeps its state; several directories are separated by colons.
 const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+/// Likewise, where it has its sockets.
+const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 const DEFAULT_STATE_DIR: &str = "/var/lib/apitally-agent";
+const DEFAULT_RUNTIME_DIR: &str = "/run/apitally-agent";
 const SHORTEST_SYNC_INTERVAL: Duration = Duration::from_millis(100);
 const SMALLEST_RING: u32 = 4096;
 
@@ -25,6 +28,8 @@ pub struct Config {
     pub app_version: Option<String>,
     pub pipeline: PipelineConfig,
     pub record: Option<PathBuf>,
+    /// Where the status socket is.
+    pub runtime_dir: PathBuf,
     pub sync_interval: Option<Duration>,
     /// Bytes, a power of two.
     pub ring_bytes: u32,
@@ -110,8 +115,10 @@ impl Config {
             SinkConfig::Stdout
         } else {
             let client_id = client_id.ok_or(ConfigError::NoClientId)?;
-            let state_dir =
-                args.state_dir.or_else(systemd_state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into());
+            let state_dir = args
+                .state_dir
+                .or_else(|| systemd_dir(STATE_DIRECTORY))
+                .unwrap_or_else(|| DEFAULT_STATE_DIR.into());
             SinkConfig::Hub(HubTarget { base_url, client_id, env, state_dir })
         };
         Ok(Self {
@@ -120,10 +127,16 @@ impl Config {
             app_version: app_version(&args.count),
             pipeline,
             record: args.record,
+            runtime_dir: runtime_dir(args.runtime),
             sync_interval: args.sync_interval,
             ring_bytes: args.ring_bytes,
         })
     }
+}
+
+/// Where the sockets of running agents are.
+pub fn runtime_dir(args: RuntimeArgs) -> PathBuf {
+    args.runtime_dir.or_else(|| systemd_dir(RUNTIME_DIRECTORY)).unwrap_or_else(|| DEFAULT_RUNTIME_DIR.into())
 }
 
 /// What a run and a replay have in common.
@@ -199,8 +212,8 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-fn systemd_state_dir() -> Option<PathBuf> {
-    let directories = std::env::var_os(STATE_DIRECTORY)?;
+fn systemd_dir(variable: &str) -> Option<PathBuf> {
+    let directories = std::env::var_os(variable)?;
     std::env::split_paths(&directories).next().filter(|first| !first.as_os_str().is_empty())
 }
 

@@ -4,6 +4,7 @@ mod account;
 mod report;
 mod signals;
 mod sink;
+mod snapshot;
 mod stray;
 mod tape;
 
@@ -39,6 +40,7 @@ use crate::{
         source::Records,
     },
     pulse::Pulse,
+    status::serve::{Question, Questions},
     watch::{self, Target},
 };
 
@@ -82,17 +84,34 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     let mut reports = Vec::new();
     let mut sink = Sink::open(config.sink, config.sync_interval)?;
     let mut tape = Tape::create(config.record.as_deref())?;
+    // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
+    let questions = Questions::listen(&config.runtime_dir).await;
     for mut target in targets {
         pipeline.add_target(target.id, target.ports());
         tape.target(&target);
         target.attach(&mut probe)?;
         reports.push(Report::new(target, &sink, config.app_version.clone(), config.sync_interval));
     }
+    let mut questions = questions.unwrap_or_else(|error| {
+        warn!(%error, "no status socket: `apitally-agent status` will not show this agent; see --runtime-dir");
+        Questions::none()
+    });
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         debug!(%error, "cannot tell systemd that we are ready");
     }
-    let mut daemon = Daemon { probe, records, pipeline, tape, reports, ticks: 0, alarm: TapAlarm::default() };
-    daemon.watch(&mut signals, &mut sink).await?;
+    let mut daemon = Daemon {
+        probe,
+        records,
+        pipeline,
+        tape,
+        reports,
+        started: Instant::now(),
+        kernel: host.release,
+        ticks: 0,
+        alarm: TapAlarm::default(),
+    };
+    daemon.watch(&mut signals, &mut sink, &mut questions).await?;
+    drop(questions);
     daemon.stop(sink).await;
     Ok(Exit::Ok)
 }
@@ -103,13 +122,21 @@ struct Daemon {
     pipeline: Pipeline,
     tape: Tape,
     reports: Vec<Report>,
+    started: Instant,
+    /// Release of the kernel.
+    kernel: String,
     ticks: u32,
     alarm: TapAlarm,
 }
 
 impl Daemon {
     /// The loop. Returns when it is time to go.
-    async fn watch(&mut self, signals: &mut Signals, sink: &mut Sink) -> Result<(), Failure> {
+    async fn watch(
+        &mut self,
+        signals: &mut Signals,
+        sink: &mut Sink,
+        questions: &mut Questions,
+    ) -> Result<(), Failure> {
         let readable =
             self.records.readiness().map_err(|error| Failure::Io { doing: "wait for records", error })?;
         let timer = |error| Failure::Io { doing: "set a timer", error };
@@ -120,6 +147,7 @@ impl Daemon {
         let (mut ticked, mut active, mut idle) = (Instant::now(), Instant::now(), false);
         let mut more = false;
         loop {
+            let mut question: Option<Question> = None;
             tokio::select! {
                 // Whatever the reason to look, records are handled below.
                 ready = readable.readable() => {
@@ -130,6 +158,7 @@ impl Daemon {
                 () = pulse.beat() => {}
                 // The delivery and the signals get their turn before the next batch.
                 () = tokio::task::yield_now(), if more => {}
+                Some(asked) = questions.next() => question = Some(asked),
                 name = signals.next() => {
                     info!(signal = name, "stopping");
                     return Ok(());
@@ -156,6 +185,10 @@ impl Daemon {
             }
             more = handled.count == BATCH;
             self.report_due(sink);
+            if let Some(question) = question {
+                // Whoever asked may have gone.
+                let _ = question.send(self.snapshot(sink));
+            }
         }
     }
 

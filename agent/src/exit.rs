@@ -43,6 +43,8 @@ pub enum Failure {
     Load(#[from] LoadError),
     #[error(transparent)]
     Hub(#[from] crate::hub::StartError),
+    #[error(transparent)]
+    Status(#[from] crate::status::client::StatusError),
     #[error("{}: {error}", path.display())]
     Recording { path: PathBuf, error: ReadError },
     #[error("cannot {doing}: {error}")]
@@ -54,6 +56,7 @@ impl Failure {
         match self {
             Self::Config(_) => Exit::Usage,
             Self::Recording { .. } => Exit::NoInput,
+            Self::Status(error) => error.exit(),
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,
             Self::Host(_) | Self::Discover(_) | Self::Load(_) => Exit::Unavailable,

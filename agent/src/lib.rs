@@ -18,6 +18,7 @@ pub mod hub;
 
 pub mod dry_run;
 pub mod recording;
+pub mod status;
 
 pub mod check;
 pub mod daemon;

@@ -11,7 +11,9 @@ use agent::{
     config::{self, Config},
     daemon,
     exit::{Exit, Failure},
-    memory, replay, telemetry,
+    memory, replay,
+    status::client::{self, Form},
+    telemetry,
 };
 use clap::{CommandFactory as _, Parser as _};
 use tracing::error;
@@ -44,6 +46,11 @@ fn main() -> ExitCode {
             end(config::counting(&args.count).map_err(Failure::from).and_then(|(_, pipeline)| {
                 replay::run(&args.file, pipeline, config::app_version(&args.count).as_deref())
             }))
+        }
+        Some(Command::Status(args)) => {
+            telemetry::start(LogLevel::Warn, LogFormat::Text);
+            let form = if args.json { Form::Json } else { Form::Text };
+            end(client::run(&config::runtime_dir(args.runtime), form))
         }
         Some(Command::Completions { shell }) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);

@@ -53,9 +53,14 @@ impl Target {
     /// A name that is the same after a restart of the target, for its identity towards the hub.
     pub fn stable_name(&self) -> String {
         match &self.spec {
-            TargetSpec::Pid(_) => self.roots.first().map_or_else(String::new, |root| root.name.clone()),
+            TargetSpec::Pid(_) => self.process_name().to_owned(),
             TargetSpec::Port(port) => format!("port-{port}"),
         }
+    }
+
+    /// Name of the process it is known by.
+    pub fn process_name(&self) -> &str {
+        self.roots.first().map_or("", |root| root.name.as_str())
     }
 
     /// Whether a target that is gone may come back.
@@ -95,7 +100,7 @@ impl Target {
                 info!(pid = self.pid, name, "watching");
             }
             TargetSpec::Port(port) => {
-                let name = self.roots.first().map_or("", |root| root.name.as_str());
+                let name = self.process_name();
                 info!(pid = self.pid, name, port, processes = self.roots.len(), "watching");
             }
         }

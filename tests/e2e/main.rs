@@ -9,4 +9,5 @@ mod overload;
 mod ports;
 mod recording;
 mod sockets;
+mod status;
 mod traffic;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -36,7 +36,7 @@ pub struct Agent {
     messages: Arc<Lines>,
     readers: Vec<JoinHandle<()>>,
     watching_after: Duration,
-    _state_dir: Arc<Scratch>,
+    state_dir: Arc<Scratch>,
 }
 
 /// The command line of an [`Agent`]. Without a hub to report to it runs dry and prints its messages.
@@ -97,6 +97,27 @@ impl Agent {
 
     pub fn resident_bytes(&self) -> u64 {
         resident_bytes(self.pid())
+    }
+
+    /// What it says of itself when asked, as a program gets it.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn status(&self) -> Value {
+        let all = status_in(&self.runtime_dir());
+        let agents = all["agents"].as_array().expect("a list of agents");
+        let own = agents.iter().find(|agent| agent["pid"] == self.pid());
+        own.unwrap_or_else(|| panic!("no status of {} in {all}", self.pid())).clone()
+    }
+
+    /// Where its status socket is.
+    pub fn runtime_dir(&self) -> PathBuf {
+        runtime_dir(&self.state_dir)
+    }
+
+    /// Ends the agent without giving it a chance to do anything about it.
+    pub fn kill(self) {
+        drop(self);
     }
 
     pub fn log(&self) -> Vec<LogLine> {
@@ -224,6 +245,7 @@ impl AgentBuilder {
         }
         command.args(&self.targets).args(["--log-format", "json", "--log-level", "debug"]);
         command.arg("--state-dir").arg(&**self.state_dir);
+        command.arg("--runtime-dir").arg(runtime_dir(&self.state_dir));
         match &self.hub {
             Some(url) => command.args(["--client-id", CLIENT_ID, "--hub-url", url]),
             None => command.arg("--dry-run"),
@@ -244,7 +266,7 @@ impl AgentBuilder {
             messages,
             readers,
             watching_after: Duration::MAX,
-            _state_dir: Arc::clone(&self.state_dir),
+            state_dir: Arc::clone(&self.state_dir),
         };
         let watching = eventually("the agent watches", START, || {
             let exited = agent.child.try_wait().expect("it is our child");
@@ -254,6 +276,23 @@ impl AgentBuilder {
         agent.watching_after = watching.duration_since(started);
         agent
     }
+}
+
+/// Beside the state, so that agents which share one are found together.
+fn runtime_dir(state_dir: &Scratch) -> PathBuf {
+    state_dir.join("run")
+}
+
+/// What `apitally-agent status --json` prints.
+///
+/// # Panics
+/// When no agent answers in that directory.
+pub fn status_in(runtime_dir: &Path) -> Value {
+    let mut command = Command::new(binary());
+    let output = command.args(["status", "--json", "--runtime-dir"]).arg(runtime_dir).output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("the status is JSON")
 }
 
 fn is_ours(variable: &std::ffi::OsStr) -> bool {

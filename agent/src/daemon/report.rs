@@ -21,6 +21,7 @@ pub struct Report {
     /// The routes the hub has been told of; None before the first start-up message.
     announced: Option<u64>,
     pub alarm: Alarm,
+    pub last_sync: Option<Instant>,
     /// The target ended; what was counted since the last message is still to be sent.
     pub last_words_due: bool,
     /// What the kernel side had no room to tell of, as far as it is accounted for: see
@@ -45,6 +46,7 @@ impl Report {
             app_version,
             announced: None,
             alarm: Alarm::default(),
+            last_sync: None,
             last_words_due: false,
             untold: 0,
         }
@@ -72,6 +74,7 @@ impl Report {
         }
         let counts: Counts = pipeline.take_counts(self.target.id);
         debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
+        self.last_sync = Some(Instant::now());
         sink.sync(self.target.pid, &Sync::new(SystemTime::now(), instance, counts, None));
     }
 }

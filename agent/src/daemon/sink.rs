@@ -9,7 +9,7 @@ use crate::{
     config::{HubTarget, SinkConfig},
     dry_run,
     exit::Failure,
-    hub::{Hub, HubConfig, Instance, Pace, Startup, Sync},
+    hub::{BaseUrl, Hub, HubConfig, HubState, Instance, Pace, Startup, Sync},
     pipeline::ledger::Ledger,
     watch::Target,
 };
@@ -59,6 +59,14 @@ impl Sink {
     pub fn ledger(&self, pid: u32, ledger: &Ledger) {
         if matches!(self, Self::Stdout) {
             dry_run::print_ledger(pid, ledger);
+        }
+    }
+
+    /// The hub's address, and how the delivery stands.
+    pub fn hub(&self) -> Option<(&BaseUrl, HubState)> {
+        match self {
+            Self::Hub { hub, target } => Some((&target.base_url, hub.state())),
+            Self::Stdout => None,
         }
     }
 

@@ -73,6 +73,8 @@ pub struct HubState {
     pub condition: Condition,
     /// Messages that wait, the one being sent included.
     pub queued: usize,
+    /// Their bodies.
+    pub queued_bytes: usize,
     pub delivered: u64,
     pub dropped: Dropped,
     pub last_answer: Option<LastAnswer>,
@@ -141,7 +143,7 @@ impl Hub {
             publish,
             state: HubState::default(),
             queue: Queue::default(),
-            sending: false,
+            sending: None,
             finish: None,
             outage: None,
             last_warned: None,
@@ -199,8 +201,8 @@ struct Task {
     /// What is published, as far as the queue does not know it.
     state: HubState,
     queue: Queue,
-    /// A message is out of the queue and not yet answered.
-    sending: bool,
+    /// Body length of the message that is out of the queue and not yet answered.
+    sending: Option<usize>,
     finish: Option<Finish>,
     outage: Option<Outage>,
     last_warned: Option<Instant>,
@@ -255,9 +257,9 @@ impl Task {
         self.publish();
         while let Some(message) = self.queue.take_next() {
             let kind = message.kind;
-            self.sending = true;
+            self.sending = Some(message.body.len());
             let answer = self.deliver(&message).await;
-            self.sending = false;
+            self.sending = None;
             self.state.last_answer = Some(LastAnswer { at: SystemTime::now(), answer: answer.clone() });
             match answer {
                 Ok(answer) => self.settle(kind, answer),
@@ -422,7 +424,8 @@ impl Task {
     }
 
     fn publish(&mut self) {
-        self.state.queued = self.queue.len() + usize::from(self.sending);
+        self.state.queued = self.queue.len() + usize::from(self.sending.is_some());
+        self.state.queued_bytes = self.queue.bytes() + self.sending.unwrap_or(0);
         self.state.dropped = self.queue.dropped;
         self.publish.send_replace(self.state.clone());
     }

@@ -73,9 +73,14 @@ pub struct Dropped {
 }
 
 impl Dropped {
-    pub fn total(self) -> u64 {
+    /// Each reason and its messages.
+    pub fn reasons(self) -> [(&'static str, u64); 4] {
         let Self { too_old, queue_full, rejected, stopped } = self;
-        too_old + queue_full + rejected + stopped
+        [("too_old", too_old), ("queue_full", queue_full), ("rejected", rejected), ("stopped", stopped)]
+    }
+
+    pub fn total(self) -> u64 {
+        self.reasons().iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -95,6 +100,12 @@ pub struct Queue {
 impl Queue {
     pub fn len(&self) -> usize {
         self.startups.len() + self.tried_startups.len() + self.syncs.len()
+    }
+
+    /// Bytes of all bodies.
+    pub fn bytes(&self) -> usize {
+        let messages = self.startups.iter().chain(&self.tried_startups).chain(&self.syncs);
+        messages.map(|message| message.body.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -160,6 +160,11 @@ impl Consumers {
         Identified::Consumer(id)
     }
 
+    /// Consumers that are known.
+    pub fn count(&self) -> usize {
+        self.identifiers.len()
+    }
+
     pub fn identifier(&self, id: ConsumerId) -> Option<&str> {
         self.identifiers.get(id.0 as usize).map(|identifier| &**identifier)
     }

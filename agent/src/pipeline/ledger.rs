@@ -151,7 +151,8 @@ pub struct Bytes {
     pub captured: u64,
     /// Those that we had asked the kernel side to leave out, and that it left out.
     pub muted: u64,
-    /// Those that we wanted and did not get.
+    /// Those that we wanted and did not get: the ring buffer was full, or they could not be copied (sendfile,
+    /// splice, beyond the bound of a call). Inside of a body of known length that costs nothing.
     pub gapped: u64,
 }
 

@@ -191,6 +191,21 @@ impl Pipeline {
         self.targets.get(&target).map(|target| target.ledger).unwrap_or_default()
     }
 
+    /// The bounds it works within.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// Templates of a target's routes, in the order in which they were learned.
+    pub fn templates(&self, target: TargetId) -> impl Iterator<Item = &str> {
+        self.targets.get(&target).into_iter().flat_map(Target::templates)
+    }
+
+    /// Consumers of a target that are known.
+    pub fn consumers(&self, target: TargetId) -> usize {
+        self.targets.get(&target).map_or(0, Target::consumers)
+    }
+
     /// Exchanges of a target that are open right now.
     pub fn open_exchanges(&self, target: TargetId) -> u64 {
         self.targets.get(&target).map_or(0, Target::open_exchanges)

@@ -80,6 +80,11 @@ impl Routes {
         Some(id)
     }
 
+    /// All templates, in the order in which they became routes.
+    pub fn templates(&self) -> impl Iterator<Item = &str> {
+        self.templates.iter().map(|template| &**template)
+    }
+
     pub fn template(&self, id: RouteId) -> &str {
         self.templates.get(id.0 as usize).map_or("", |template| template)
     }

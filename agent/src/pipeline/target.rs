@@ -129,6 +129,16 @@ impl Target {
             .collect()
     }
 
+    /// Templates of its routes, in the order in which they were learned.
+    pub fn templates(&self) -> impl Iterator<Item = &str> {
+        self.routes.templates()
+    }
+
+    /// Consumers that are known.
+    pub fn consumers(&self) -> usize {
+        self.consumers.count()
+    }
+
     /// Moves when the list of [`Target::shown`] grows.
     pub fn generation(&self) -> u64 {
         self.shown.len() as u64

@@ -79,6 +79,7 @@ pub struct Probe {
     drops: PerCpuArray<MapData, u64>,
     tallies: PerCpuArray<MapData, u64>,
     untold: PerCpuArray<MapData, u64>,
+    programs: [&'static str; 4],
     /// Holds the programs and their links.
     ebpf: Ebpf,
 }
@@ -103,7 +104,7 @@ impl Probe {
             .map_max_entries("RECORDS", options.ring_bytes)
             .load(OBJECT)
             .map_err(|error| object_error(&error))?;
-        let sys_exit = attach_to_syscalls(&mut ebpf, kernel)?;
+        let (sys_exit, sys_enter) = attach_to_syscalls(&mut ebpf, kernel)?;
         attach(&mut ebpf, "process_fork", "sched_process_fork")?;
         attach(&mut ebpf, "process_exit", "sched_process_exit")?;
         debug!(%kernel, sys_exit, ?settings, "programs attached");
@@ -118,6 +119,7 @@ impl Probe {
             drops: take(&mut ebpf, "DROPS")?,
             tallies: take(&mut ebpf, "TALLIES")?,
             untold: take(&mut ebpf, "UNTOLD")?,
+            programs: [sys_exit, sys_enter, "process_fork", "process_exit"],
             ebpf,
         };
         Ok((probe, records))
@@ -160,6 +162,11 @@ impl Probe {
         // Not there: removed by the kernel side a moment ago.
         let _ = self.conns.remove(&conn);
         Some(state)
+    }
+
+    /// Names of the programs that are attached.
+    pub fn programs(&self) -> [&'static str; 4] {
+        self.programs
     }
 
     /// How often the kernel side gave something up, by reason, since loading.
@@ -267,13 +274,16 @@ fn attach(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<()
         .map(|_link| ())
 }
 
-/// Attaches the programs on every system call; the name of the one at its end.
-fn attach_to_syscalls(ebpf: &mut Ebpf, kernel: KernelVersion) -> Result<&'static str, LoadError> {
+/// Attaches the programs on every system call; the names of the one at its end and the one at its beginning.
+fn attach_to_syscalls(
+    ebpf: &mut Ebpf,
+    kernel: KernelVersion,
+) -> Result<(&'static str, &'static str), LoadError> {
     if kernel >= PREEMPTIBLE {
         match attach_to_perf(ebpf, "sys_exit_perf", "sys_exit") {
             Ok(()) => {
                 attach_to_perf(ebpf, "sys_enter_perf", "sys_enter")?;
-                return Ok("sys_exit_perf");
+                return Ok(("sys_exit_perf", "sys_enter_perf"));
             }
             Err(LoadError::Attach { reason, .. }) => warn!(
                 reason,
@@ -286,7 +296,7 @@ fn attach_to_syscalls(ebpf: &mut Ebpf, kernel: KernelVersion) -> Result<&'static
     let sys_exit = if kernel >= BPF_LOOP { "sys_exit" } else { "sys_exit_unrolled" };
     attach(ebpf, sys_exit, "sys_exit")?;
     attach(ebpf, "sys_enter", "sys_enter")?;
-    Ok(sys_exit)
+    Ok((sys_exit, "sys_enter"))
 }
 
 fn attach_to_perf(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<(), LoadError> {

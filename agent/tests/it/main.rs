@@ -4,4 +4,5 @@ mod hub_client;
 mod hub_environment;
 mod hub_messages;
 mod hub_reporter;
+mod status;
 mod tidy;

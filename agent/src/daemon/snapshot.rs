@@ -1,0 +1,115 @@
+//! What the agent says of itself when it is asked.
+
+use std::{
+    path::Path,
+    process,
+    time::{Instant, SystemTime},
+};
+
+use procfs::process::Process;
+
+use super::{Daemon, report::Report, sink::Sink};
+use crate::{
+    hub::{Answer, Condition, HubState},
+    pipeline::ledger::Coverage,
+    status::report::{
+        AgentStatus, Consumers, Hub, LastAnswer, MAX_TEMPLATE, Resources, Route, Routes, Tap, Target,
+    },
+};
+
+impl Daemon {
+    pub fn snapshot(&self, sink: &Sink) -> AgentStatus {
+        let now = Instant::now();
+        let [bytes_seen, bytes_captured, bytes_muted, records] =
+            self.probe.tallies().map(|(_, amount)| amount);
+        let dropped =
+            self.probe.drops().iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
+        AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            uptime_s: (now - self.started).as_secs_f64(),
+            kernel: self.kernel.clone(),
+            programs: self.probe.programs().iter().map(|program| (*program).to_owned()).collect(),
+            resources: resources().unwrap_or_default(),
+            tap: Tap {
+                records,
+                bytes_seen,
+                bytes_captured,
+                bytes_muted,
+                missed_runs: self.probe.missed_runs(),
+                dropped,
+            },
+            hub: sink.hub().map(|(url, state)| hub(url.to_string(), &state)),
+            targets: self.reports.iter().map(|report| self.target(report, now)).collect(),
+        }
+    }
+
+    fn target(&self, report: &Report, now: Instant) -> Target {
+        let (pipeline, id) = (&self.pipeline, report.target.id);
+        let (ledger, limits) = (pipeline.ledger(id), pipeline.limits());
+        let mut processes: Vec<u32> =
+            self.probe.watched().into_iter().filter(|(_, of)| *of == id).map(|(pid, _)| pid).collect();
+        processes.sort_unstable();
+        let named = |(name, count): (&str, u64)| (name.to_owned(), count);
+        let list: Vec<Route> = pipeline
+            .templates(id)
+            .map(|template| Route {
+                template: template.chars().take(MAX_TEMPLATE).collect(),
+                source: "learned".to_owned(),
+            })
+            .collect();
+        Target {
+            spec: report.target.spec.to_string(),
+            pid: report.target.pid,
+            name: report.target.process_name().to_owned(),
+            alive: report.target.alive,
+            processes,
+            coverage: ledger.coverage().map(Coverage::percent),
+            ledger: ledger.fields().map(named).collect(),
+            notes: ledger.notes().map(named).collect(),
+            connections: pipeline.connections(id) as u64,
+            open_exchanges: pipeline.open_exchanges(id),
+            routes: Routes { count: list.len() as u64, limit: limits.max_routes as u64, list },
+            consumers: Consumers { count: pipeline.consumers(id) as u64, limit: limits.max_consumers as u64 },
+            last_sync_age_s: report.last_sync.map(|last| (now - last).as_secs_f64()),
+            next_sync_in_s: report
+                .target
+                .alive
+                .then(|| report.timer.next_due().saturating_duration_since(now).as_secs_f64()),
+        }
+    }
+}
+
+fn hub(url: String, state: &HubState) -> Hub {
+    let HubState { condition, queued, queued_bytes, delivered, dropped, last_answer } = state;
+    let last_answer = last_answer.as_ref().map(|last| LastAnswer {
+        delivered: last.answer == Ok(Answer::Delivered),
+        outcome: match &last.answer {
+            Ok(Answer::Delivered) => "delivered".to_owned(),
+            Ok(Answer::Rejected) => "refused as invalid (422)".to_owned(),
+            Ok(Answer::UnknownClientId) => "client id not known (404)".to_owned(),
+            Err(failure) => failure.to_string(),
+        },
+        age_s: SystemTime::now().duration_since(last.at).unwrap_or_default().as_secs_f64(),
+    });
+    Hub {
+        url,
+        running: *condition == Condition::Running,
+        queued: *queued as u64,
+        queued_bytes: *queued_bytes as u64,
+        delivered: *delivered,
+        dropped: dropped.reasons().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        last_answer,
+    }
+}
+
+/// None where /proc does not say.
+fn resources() -> Option<Resources> {
+    let stat = Process::myself().and_then(|me| me.stat()).ok()?;
+    let open_fds = Path::new("/proc/self/fd").read_dir().ok()?.count();
+    Some(Resources {
+        resident_bytes: stat.rss * procfs::page_size(),
+        cpu_s: (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64,
+        open_fds: open_fds.saturating_sub(1) as u64, // without the one that lists them
+    })
+}

@@ -1,0 +1,123 @@
+//! What an agent says of itself. The names are promised in docs/status.md; fields are added, never renamed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Counts by name.
+pub type Counts = BTreeMap<String, u64>;
+
+/// One agent, at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_s: f64,
+    /// As `uname -r` prints it.
+    pub kernel: String,
+    /// eBPF programs that are attached.
+    pub programs: Vec<String>,
+    /// What the agent itself costs.
+    pub resources: Resources,
+    pub tap: Tap,
+    /// None with `--dry-run`.
+    pub hub: Option<Hub>,
+    pub targets: Vec<Target>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    pub resident_bytes: u64,
+    pub cpu_s: f64,
+    pub open_fds: u64,
+}
+
+/// The kernel side, for all targets together, since it was loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tap {
+    pub records: u64,
+    pub bytes_seen: u64,
+    pub bytes_captured: u64,
+    pub bytes_muted: u64,
+    /// Runs of our programs that the kernel left out: what they would have seen is in no ledger.
+    pub missed_runs: u64,
+    /// What was given up, by reason.
+    pub dropped: Counts,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hub {
+    pub url: String,
+    /// False once the hub has said that it does not know the client id.
+    pub running: bool,
+    /// Messages that wait, the one being sent included.
+    pub queued: u64,
+    /// Their bodies.
+    pub queued_bytes: u64,
+    pub delivered: u64,
+    /// Messages given up, by reason.
+    pub dropped: Counts,
+    /// None before the first.
+    pub last_answer: Option<LastAnswer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastAnswer {
+    /// The hub took the message.
+    pub delivered: bool,
+    /// What it said, or why it did not.
+    pub outcome: String,
+    pub age_s: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// As it was asked for, such as `--port 8000`.
+    pub spec: String,
+    /// The process it is known by.
+    pub pid: u32,
+    pub name: String,
+    pub alive: bool,
+    /// Processes that are watched now.
+    pub processes: Vec<u32>,
+    /// Percent, three decimals, rounded down; None before there was anything to report.
+    pub coverage: Option<f64>,
+    /// `seen`, `reported`, `lost` and each cause, as in the line `ledger` of the log.
+    pub ledger: Counts,
+    /// What was noticed beside the exchanges: bytes, gaps, heads, connections that were let go.
+    pub notes: Counts,
+    /// Connections known now.
+    pub connections: u64,
+    /// Exchanges that wait for the end of their response.
+    pub open_exchanges: u64,
+    pub routes: Routes,
+    pub consumers: Consumers,
+    /// Since the last message was made; None before the first.
+    pub last_sync_age_s: Option<f64>,
+    /// None while the target is gone.
+    pub next_sync_in_s: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Routes {
+    pub count: u64,
+    pub limit: u64,
+    /// All of them; templates are cut to [`MAX_TEMPLATE`] characters.
+    pub list: Vec<Route>,
+}
+
+/// Characters of a template that are shown.
+pub const MAX_TEMPLATE: usize = 256;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    pub template: String,
+    /// `learned`, from paths that were answered.
+    pub source: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Consumers {
+    pub count: u64,
+    pub limit: u64,
+}
