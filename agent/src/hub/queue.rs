@@ -14,6 +14,8 @@ use super::message::{Startup, Sync};
 const SYNCS_PER_TARGET: usize = 360;
 /// Start-ups kept, one per target.
 const STARTUPS: usize = 256;
+/// Bodies of all messages together. A usual sync has some kilobytes; an hour of the largest would be gigabytes.
+const BYTES: usize = 64 * 1024 * 1024;
 /// The hub takes no sync that is older.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
@@ -86,8 +88,9 @@ impl Dropped {
 
 /// What waits to be delivered: of each target the newest start-up, and syncs in the order they came.
 ///
-/// At most 360 syncs of a target and 256 start-ups; the oldest makes room and is counted as `queue_full`. Syncs
-/// older than an hour, by their own timestamp, are counted as `too_old`.
+/// At most 360 syncs of a target and 256 start-ups, and 64 MiB of all together, but for the newest sync; the oldest
+/// makes room and is counted as `queue_full`. Syncs older than an hour, by their own timestamp, are counted as
+/// `too_old`.
 #[derive(Debug, Default)]
 pub struct Queue {
     startups: VecDeque<Message>,
@@ -188,6 +191,10 @@ impl Queue {
             self.syncs.remove(oldest.expect("just counted more than one"));
             self.dropped.queue_full += 1;
         }
+        while self.syncs.len() > 1 && self.bytes() > BYTES {
+            self.syncs.pop_front();
+            self.dropped.queue_full += 1;
+        }
     }
 }
 
@@ -254,6 +261,19 @@ mod tests {
         assert_eq!((queue.len(), queue.dropped.queue_full), (361, 5));
         assert_eq!(queue.take_next(), Some(sync(B, 0)));
         assert_eq!(queue.take_next(), Some(sync(A, 5)));
+    }
+
+    #[test]
+    fn bound_holds_for_the_bytes_of_all_and_the_newest_stays() {
+        let large = |instance, second| Message { body: vec![b'x'; BYTES / 4], ..sync(instance, second) };
+        let mut queue = Queue::default();
+        (0..4).for_each(|second| queue.push(large(A, second)));
+        assert_eq!((queue.len(), queue.bytes()), (4, BYTES));
+        queue.push(large(B, 4));
+        assert_eq!((queue.len(), queue.bytes(), queue.dropped.queue_full), (4, BYTES, 1));
+        queue.push(Message { body: vec![b'x'; 2 * BYTES], ..sync(B, 5) });
+        assert_eq!((queue.len(), queue.dropped.queue_full), (1, 5));
+        assert_eq!(queue.take_next().and_then(|message| message.timestamp), Some(Duration::from_secs(5)));
     }
 
     #[test]

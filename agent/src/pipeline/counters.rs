@@ -43,6 +43,10 @@ pub struct Row {
 /// Bins of all rows together, between two takes.
 const MAX_BINS: usize = 1_000_000;
 
+/// Bytes of the consumers and paths of all rows together, between two takes. 50,000 rows of the longest ones would
+/// be more than 100 MB, in every message.
+const MAX_TEXT: usize = 8 * 1024 * 1024;
+
 /// What exchanges of a row have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -60,11 +64,13 @@ pub struct Measured {
     pub response_size: Option<u64>,
 }
 
-/// Rows in the making. When there is no room for another row or bin, the exchange is turned away.
+/// Rows in the making. When there is no room for another row, its text, or another bin, the exchange is turned away.
 #[derive(Debug)]
 pub struct Counters {
     cells: HashMap<Key, Cell>,
     bins: usize,
+    /// Bytes of consumers and paths.
+    text: usize,
     max_rows: usize,
 }
 
@@ -90,18 +96,22 @@ pub enum Counted {
 
 impl Counters {
     pub fn new(max_rows: usize) -> Self {
-        Self { cells: HashMap::new(), bins: 0, max_rows }
+        Self { cells: HashMap::new(), bins: 0, text: 0, max_rows }
     }
 
-    pub fn count(&mut self, key: Key, measured: &Measured) -> Counted {
+    /// `text` is the length of the key's consumer and path, bytes.
+    pub fn count(&mut self, key: Key, text: usize, measured: &Measured) -> Counted {
         if self.bins >= MAX_BINS {
             return Counted::NoRoom;
         }
-        let rows = self.cells.len();
+        let is_full = self.cells.len() >= self.max_rows || self.text.saturating_add(text) > MAX_TEXT;
         let (cell, counted) = match self.cells.entry(key) {
             Entry::Occupied(entry) => (entry.into_mut(), Counted::Again),
-            Entry::Vacant(_) if rows >= self.max_rows => return Counted::NoRoom,
-            Entry::Vacant(entry) => (entry.insert(Cell::default()), Counted::First),
+            Entry::Vacant(_) if is_full => return Counted::NoRoom,
+            Entry::Vacant(entry) => {
+                self.text = self.text.saturating_add(text);
+                (entry.insert(Cell::default()), Counted::First)
+            }
         };
         cell.request_count += 1;
         let milliseconds = u64::try_from(measured.response_time.as_millis()).unwrap_or(u64::MAX);
@@ -123,7 +133,7 @@ impl Counters {
         identifier: impl Fn(ConsumerId) -> Option<String>,
         template: impl Fn(RouteId) -> String,
     ) -> Counts {
-        self.bins = 0;
+        (self.bins, self.text) = (0, 0);
         let mut rows: Vec<Row> = self
             .cells
             .drain()

@@ -178,7 +178,9 @@ impl Target {
             Ok(route) => route,
             Err(cause) => return Some(cause),
         };
-        match self.counters.count(Key { consumer, method, route, status }, &measured) {
+        let identifier = consumer.and_then(|consumer| self.consumers.identifier(consumer));
+        let text = self.routes.template(route).len() + identifier.map_or(0, str::len);
+        match self.counters.count(Key { consumer, method, route, status }, text, &measured) {
             Counted::NoRoom => return Some(Cause::OverCountLimit),
             Counted::First => self.show(method, route),
             Counted::Again => {}

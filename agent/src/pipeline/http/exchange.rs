@@ -135,6 +135,9 @@ struct Pairs {
     over: Option<Over>,
 }
 
+/// Requests that a connection keeps room for. It may keep up to four times that, and up to four times what waits.
+const QUEUE_ROOM: usize = 2;
+
 #[derive(Debug)]
 struct Exchange {
     request: Request,
@@ -337,6 +340,7 @@ impl Exchanges {
             pairs.response_gap(effect, Missing::after(advance), at, cx);
         }
         pairs.touch_hidden(advance, at);
+        pairs.give_back_room();
     }
 
     /// The client sends no more, having sent `missing` bytes that we did not see.
@@ -878,6 +882,14 @@ impl Pairs {
         }
     }
 
+    /// Gives back the memory that a burst of requests needed: many connections may have had one.
+    fn give_back_room(&mut self) {
+        let enough = self.queue.len().max(QUEUE_ROOM);
+        if self.queue.capacity() > 4 * enough {
+            self.queue.shrink_to(enough);
+        }
+    }
+
     /// Reports the oldest exchanges, as far as they are complete.
     fn settle(&mut self, cx: &mut Context<'_>) {
         while let Some(first) = self.queue.front()
@@ -933,5 +945,34 @@ impl Exchange {
         let response_time = end.since(self.head_received.time);
         let measured = Measured { response_time, request_size, response_size };
         cx.target.close(self.request, Outcome::Answered { status: response.status, measured });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn memory_of_a_burst_is_given_back() {
+        let limits = Limits::default();
+        let mut target = Target::new(Vec::new(), Arc::default(), &limits);
+        let response_time = ResponseTime::default();
+        let mut cx = Context { target: &mut target, limits: &limits, response_time, room: 0 };
+        let mut exchanges = Exchanges::new(Start::Beginning, 1);
+        let at = At { time: Ktime(1), turn: 1 };
+        let place = Place { at, begins_call: true, begins_turn: true };
+        let requests = b"GET /a HTTP/1.1\r\n\r\n".repeat(1000);
+        exchanges.ingress(Advance { bytes: &requests, ..Advance::default() }, place, &mut cx);
+        assert!(exchanges.pairs.queue.capacity() >= 1000);
+        let response = b"HTTP/1.1 204 N\r\n\r\n";
+        for left in (0..1000).rev() {
+            exchanges.egress(Advance { bytes: response, ..Advance::default() }, place, &mut cx);
+            let queue = &exchanges.pairs.queue;
+            assert_eq!(queue.len(), left);
+            assert!(queue.capacity() <= 4 * left.max(QUEUE_ROOM), "{} for {left}", queue.capacity());
+        }
+        assert!(size_of::<Exchange>() <= 200, "{} bytes each", size_of::<Exchange>());
     }
 }

@@ -8,7 +8,7 @@ use super::{Player, Split, TARGET, check_transcript, check_with, read};
 use crate::pipeline::{
     Limits, PipelineConfig, ResponseTime,
     consumer::{ConsumerRules, HeaderRule, Identity, key_from_client_id},
-    ledger::Bytes,
+    ledger::{Bytes, Cause},
 };
 
 fn played(script: &str) -> Player {
@@ -791,4 +791,22 @@ fn connections_and_heads_share_their_bounds() {
     }
     assert_eq!(player.pipeline.connections(TARGET), 3);
     assert_eq!(player.outcome(), "unreadable_head 1\nconnections_over_limit 2");
+}
+
+#[test]
+fn rows_are_bounded_by_their_text() {
+    let consumers = ConsumerRules { headers: vec![HeaderRule::new("x", Identity::Plain)] };
+    let mut player = Player::new(PipelineConfig { consumers, ..PipelineConfig::default() });
+    let path = "a".repeat(2000);
+    let exchange = |consumer: u32| {
+        let request = format!("> GET /{path} HTTP/1.1\\r\\nx: {consumer:06}\\r\\n\\r\\n\n");
+        read(&(request + "< HTTP/1.1 204 N\\r\\n\\r\\n"))
+    };
+    (0..5000).for_each(|consumer| player.play(&exchange(consumer), Split::Whole));
+    let most = 8 * 1024 * 1024 / (2001 + 6);
+    let ledger = player.pipeline.ledger(TARGET);
+    assert_eq!((ledger.reported, ledger.lost_to(Cause::OverCountLimit)), (most, 5000 - most));
+    assert_eq!(player.pipeline.take_counts(TARGET).rows.len() as u64, most);
+    player.play(&exchange(4999), Split::Whole);
+    assert_eq!(player.pipeline.ledger(TARGET).reported, most + 1);
 }
