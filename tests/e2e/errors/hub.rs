@@ -177,6 +177,12 @@ fn message_that_the_hub_finds_invalid_is_dropped_and_no_other() {
     let agent = Agent::watching(app.pid()).reporting_to(&hub).start();
     let mut exchanges = requests(&app, 10);
     hub.eventually_counts("GET", "/items", 200, 10);
+    // From the third message on, each one that is made while requests come has something to tell.
+    let received = hub.received_of(Kind::Sync).len();
+    eventually("messages with counts", ROUND, || {
+        exchanges.extend(requests(&app, 1));
+        (hub.received_of(Kind::Sync).len() > received + 2).then_some(())
+    });
     hub.reply_to_next(1, Kind::Sync, 422);
     let line = eventually("a line about the refusal", ROUND, || {
         exchanges.extend(requests(&app, 1));
