@@ -10,9 +10,10 @@ pub const CLASS_PAYLOADS: [usize; 6] = [256, 1024, 4096, 16_384, 65_536, 262_144
 pub const PIECE: usize = CLASS_PAYLOADS[3];
 pub const PIECE_MAX: usize = CLASS_PAYLOADS[5];
 
-/// Bytes copied from the beginning of one call. Servers on asyncio and uvloop read up to 256 KiB at once, and
-/// a chunked body is exact only when each of its chunk sizes is seen; what is known not to be needed is muted.
-pub const CAPTURE_PER_CALL: usize = 256 * 1024;
+/// Bytes copied from the beginning of one call. Servers on asyncio and uvloop read up to 256 KiB at once, those
+/// on hyper up to 480 KiB, and a chunked body is exact only when each of its chunk sizes is seen; what is known
+/// not to be needed is muted.
+pub const CAPTURE_PER_CALL: usize = 512 * 1024;
 
 /// Bytes copied from the end of a call that exceeds [`CAPTURE_PER_CALL`], room for the end of a chunked body
 /// with a few trailer fields; and from the beginning of each further buffer of such a call, since servers that
