@@ -94,6 +94,15 @@ impl Target {
         }
     }
 
+    /// An exchange that has begun was none after all.
+    pub fn forget(&mut self, request: Request) {
+        self.ledger.seen = self.ledger.seen.saturating_sub(1);
+        self.open = self.open.saturating_sub(1);
+        if let Some(Found::Candidate(candidate)) = request.found {
+            self.routes.settle(candidate, Settle::Drop);
+        }
+    }
+
     /// `count` exchanges that never opened: we know of them, and what became of them.
     pub fn lose(&mut self, cause: Cause, count: u64) {
         self.ledger.seen = self.ledger.seen.saturating_add(count);

@@ -123,6 +123,9 @@ struct Pairs {
     virgin: bool,
     /// Met in the middle, and virgin: whether the target is the server is not known, so nothing is counted.
     unproven: bool,
+    /// Met in the middle, and what was read has the form of a request: no answer has shown yet that it is one. A
+    /// client may read the same in the body of a response.
+    doubted: bool,
     /// The client ended its direction.
     client_ended: bool,
     /// A CONNECT was refused: its connection goes on with HTTP.
@@ -219,6 +222,7 @@ impl Exchanges {
             overlaps: false,
             virgin: true,
             unproven: start == Start::MaybeRequest,
+            doubted: false,
             client_ended: false,
             release_requests: false,
             drop_head: false,
@@ -241,7 +245,7 @@ impl Exchanges {
 
     /// Whether the target is the server is not known yet, so nothing is counted.
     pub fn is_unproven(&self) -> bool {
-        self.pairs.unproven
+        self.pairs.unproven || self.pairs.doubted
     }
 
     pub fn has_open(&self) -> bool {
@@ -542,7 +546,7 @@ impl Pairs {
         }
         self.accounted = self.accounted.max(at.turn);
         self.virgin = false;
-        self.unproven = false;
+        self.doubted |= std::mem::take(&mut self.unproven);
         if responses_lost {
             // Their responses are over: the client went on.
             let earlier = self.queue.iter().take_while(|it| it.request_turn < began.turn).count();
@@ -567,6 +571,7 @@ impl Pairs {
     fn request_refused(&mut self, why: NotAHead, at: At, cx: &mut Context<'_>) {
         match why {
             _ if self.unproven && why != NotAHead::Http2 => self.over = Some(Over::NotYet),
+            _ if self.doubted => self.forget(cx),
             NotAHead::Http2 if self.virgin => {
                 cx.target.ledger.connections_http2 += 1;
                 self.over = Some(Over::Http2);
@@ -647,8 +652,14 @@ impl Pairs {
         let head = match head::parse_response(bytes) {
             Ok(head) => head,
             Err(NotAHead::Partial) => return Verdict::Partial,
-            Err(why) => return Verdict::Refused(why),
+            Err(why) => {
+                if self.doubted {
+                    self.forget(cx);
+                }
+                return Verdict::Refused(why);
+            }
         };
+        self.doubted = false;
         let (length, status) = (head.length, head.status);
         let aligned = standing == Standing::InStep || self.realign(began.turn, cx);
         if (100..200).contains(&status) && status != 101 {
@@ -873,6 +884,14 @@ impl Pairs {
         if let Some(exchange) = oldest.and_then(|oldest| self.queue.remove(oldest)) {
             cx.target.close(exchange.request, Outcome::Lost(cause));
         }
+    }
+
+    /// What looked like requests were none: the target is not the server.
+    fn forget(&mut self, cx: &mut Context<'_>) {
+        for exchange in self.queue.drain(..) {
+            cx.target.forget(exchange.request);
+        }
+        self.over = Some(Over::NotYet);
     }
 
     /// Closes all exchanges.

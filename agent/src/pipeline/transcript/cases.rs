@@ -625,6 +625,16 @@ fn a_connection_met_in_the_middle_waits_for_a_request() {
           x",
         "GET /b 204 0ms ?>0B",
     );
+    // The target is a client, and what it reads of a body has the form of a request, with more of the body behind it
+    // or not.
+    for body in [r"> GET /a HTTP/1.1\r\n\r\n0\r\n\r\n", r"> GET /a HTTP/1.1\r\n\r\n"] {
+        let script = r"< GET /next HTTP/1.1\r\n\r\n
+                       > HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+                       < GET /next HTTP/1.1\r\n\r\n
+                       > HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+                       x";
+        check_with(middle, &format!("{body}\n{script}"), "");
+    }
     // Answers that the target waited for, byte by byte.
     check_with(
         middle,
