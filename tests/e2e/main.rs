@@ -8,6 +8,7 @@ mod lifecycle;
 mod overload;
 mod ports;
 mod recording;
+mod servers;
 mod sockets;
 mod status;
 mod traffic;

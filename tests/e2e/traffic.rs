@@ -4,18 +4,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tests::app::{App, FILE_SIZES, Server, filler};
-use tests::client::{Client, Exchange, Reply, Request};
-
-/// What the clients know after the last response.
-#[derive(Debug, Default)]
-pub(crate) struct Account {
-    /// Exchanges that have to be in the agent's rows.
-    pub(crate) exchanges: Vec<Exchange>,
-    /// Requests to paths that never answered anything but 404.
-    pub(crate) unmatched: u64,
-    /// OPTIONS.
-    pub(crate) excluded: u64,
-}
+use tests::client::{Client, Request};
+use tests::order::{Account, Dice, Fate, Order};
 
 /// How the clients get along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,25 +19,6 @@ pub(crate) enum Pace {
 
 /// Who sends the requests of a rush.
 pub(crate) const RUSH: &str = "rush";
-
-/// Which of the account's counts a request adds to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Row,
-    Unmatched,
-    Excluded,
-}
-
-/// A request, and how the app should answer.
-struct Order {
-    request: Request,
-    statuses: &'static [u16],
-    body_size: Option<usize>,
-    body_says: Option<String>,
-    fate: Fate,
-    /// The server only waits.
-    idle: bool,
-}
 
 /// One in so many times the clients pipeline some requests instead of sending one.
 const PIPELINE_EVERY: u64 = 25;
@@ -125,7 +96,7 @@ pub(crate) fn warm_up(app: &App, server: Server) -> Account {
 }
 
 fn drive_one(app: &App, server: Server, pace: Pace, number: u64, orders: usize) -> Account {
-    let mut dice = Dice(number);
+    let mut dice = Dice::seeded(number);
     let mut account = Account::default();
     let mut client = app.client();
     for turn in 0..orders {
@@ -252,77 +223,5 @@ fn upload(request: Request, size: usize, dice: &mut Dice) -> Request {
         3 => request.chunked(&body, &[8192]),
         4 => request.chunked(&body, &[1, 10, 1000, 100_000]),
         _ => request.chunked(&body, &[5, 700, 65_536]).in_writes_of(&[100, 9, 4000, 50_000]),
-    }
-}
-
-impl Order {
-    fn new(request: Request, statuses: &'static [u16]) -> Self {
-        Self { request, statuses, body_size: None, body_says: None, fate: Fate::Row, idle: false }
-    }
-
-    fn answering(self, body_size: usize) -> Self {
-        Self { body_size: Some(body_size), ..self }
-    }
-
-    fn saying(self, text: String) -> Self {
-        Self { body_says: Some(text), ..self }
-    }
-
-    fn idly(self) -> Self {
-        Self { idle: true, ..self }
-    }
-
-    fn fated(self, fate: Fate) -> Self {
-        Self { fate, ..self }
-    }
-}
-
-impl Account {
-    fn settle(&mut self, order: &Order, reply: Reply) {
-        let (request, exchange) = (&order.request, &reply.exchange);
-        let what = format!("{} {}", request.method, request.path);
-        assert!(order.statuses.contains(&exchange.status), "{what} was answered {}", exchange.status);
-        if let Some(size) = order.body_size {
-            assert_eq!(exchange.response_size, size as u64, "{what}");
-        }
-        if let Some(text) = &order.body_says {
-            // Serializers differ in where they put spaces.
-            let body = String::from_utf8_lossy(&reply.body).replace(' ', "");
-            assert!(body.contains(text.as_str()), "{what}: {body} does not say {text}");
-        }
-        match order.fate {
-            Fate::Row => self.exchanges.push(reply.exchange),
-            Fate::Unmatched => self.unmatched += 1,
-            Fate::Excluded => self.excluded += 1,
-        }
-    }
-
-    pub(crate) fn add(&mut self, other: Self) {
-        self.exchanges.extend(other.exchanges);
-        self.unmatched += other.unmatched;
-        self.excluded += other.excluded;
-    }
-
-    /// Requests of every fate.
-    pub(crate) fn sent(&self) -> u64 {
-        self.exchanges.len() as u64 + self.unmatched + self.excluded
-    }
-}
-
-/// Numbers that look random and are the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    /// From 0 to `sides` - 1.
-    fn roll(&mut self, sides: u64) -> u64 {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.roll(length as u64)).expect("an index is small")
     }
 }

@@ -1,28 +1,28 @@
 //! Real servers, from their packages, each with the same little API (see `tests/e2e/apps`).
 
+mod compiled;
+mod files;
+mod node;
+mod proxies;
+mod python;
+mod scripts;
+mod server;
+mod version;
+
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use crate::client::{Address, Client, Request};
 use crate::eventually::eventually;
-use crate::process::{ProcessGroup, ending_with_us};
+use crate::process::ProcessGroup;
 use crate::scratch::Scratch;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
-    /// Django Ninja under gunicorn, two workers with four threads each.
-    Ninja,
-    /// FastAPI under uvicorn, with uvloop and httptools.
-    FastApi,
-    /// Express on Node.
-    Express,
-    /// Static files by sendfile, two workers.
-    Nginx,
-}
+pub use files::{FILE_SIZES, SPARSE_FILE};
+pub use server::{Api, Can, ChunkedRequests, Pipelining, Row, SERVERS, Server};
 
 /// A server that runs. Killed with its children when dropped.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ pub struct App {
     group: ProcessGroup,
     address: Address,
     dir: Scratch,
+    behind: Option<Box<App>>,
 }
 
 /// What an [`App`] is started with.
@@ -41,15 +42,20 @@ pub struct AppBuilder {
     env: Vec<(String, String)>,
 }
 
+/// Where a server is to listen, and what it may use for that.
+#[derive(Debug)]
+struct Site<'a> {
+    address: &'a Address,
+    /// A directory of its own.
+    dir: &'a Path,
+    /// The app that a proxy is before.
+    behind: Option<&'a Address>,
+}
+
 /// Importing Django on a busy machine takes seconds.
 const START: Duration = Duration::from_secs(30);
 /// Someone else may take the port that we found free before the server does.
 const TRIES: usize = 3;
-
-/// Sizes of the files that nginx serves below `/blob`, `/chunked` and, once stored, `/stored`.
-pub const FILE_SIZES: [usize; 9] = [0, 1, 999, 1000, 4096, 65_536, 300_000, 1_000_000, 5_000_000];
-/// The path and the length of a file of nothing but zeros, which takes no space.
-pub const SPARSE_FILE: (&str, u64) = ("/sparse", 1 << 30);
 
 impl App {
     pub fn start(server: Server) -> Self {
@@ -71,6 +77,11 @@ impl App {
 
     pub fn client(&self) -> Client {
         Client::of(&self.address)
+    }
+
+    /// What runs behind a proxy, in processes that are none of the proxy's.
+    pub fn behind(&self) -> Option<&App> {
+        self.behind.as_deref()
     }
 
     /// Processes below the one that was started.
@@ -104,7 +115,7 @@ impl Drop for App {
 }
 
 impl AppBuilder {
-    /// Only for servers under uvicorn and gunicorn.
+    /// Only for servers whose [`Row`] says that they can.
     pub fn on_unix_socket(mut self) -> Self {
         self.on_unix_socket = true;
         self
@@ -139,32 +150,30 @@ impl AppBuilder {
     /// # Errors
     /// What the server printed, when it ended.
     fn try_to_start(&self) -> Result<App, String> {
-        let dir = Scratch::new("app");
+        let (row, dir) = (self.server.row(), Scratch::new("app"));
         let address = if self.on_unix_socket {
+            assert!(row.on_unix_sockets, "{} listens on no Unix socket", row.name);
             Address::Unix(dir.join("socket"))
         } else {
             Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())))
         };
-        let child = self.spawn(&dir, &address);
-        let mut app = App { group: ProcessGroup::of(child), address, dir };
+        let behind = row.before.map(|server| Box::new(App::start(server)));
+        let site = Site { address: &address, dir: &dir, behind: behind.as_deref().map(App::address) };
+        let child = self.spawn(&site);
+        let mut app = App { group: ProcessGroup::of(child), address, dir, behind };
         let started = eventually(&format!("{:?} answers", self.server), START, || {
             if app.group.leader_has_exited() {
                 return Some(false);
             }
             let answers = app.client().exchange(&Request::get("/items")).is_ok();
-            (answers && app.workers().len() >= self.server.workers()).then_some(true)
+            (answers && app.workers().len() >= row.workers).then_some(true)
         });
         if started { Ok(app) } else { Err(app.log()) }
     }
 
-    fn spawn(&self, dir: &Path, address: &Address) -> Child {
-        let mut command = match self.server {
-            Server::Ninja => gunicorn(address),
-            Server::FastApi => uvicorn(address),
-            Server::Express => express(address),
-            Server::Nginx => nginx(dir, address),
-        };
-        let log = File::create(dir.join("log")).expect("a fresh directory can be written to");
+    fn spawn(&self, site: &Site<'_>) -> Child {
+        let mut command = (self.server.row().command)(site);
+        let log = File::create(site.dir.join("log")).expect("a fresh directory can be written to");
         command
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -177,75 +186,34 @@ impl AppBuilder {
     }
 }
 
-impl Server {
-    fn workers(self) -> usize {
-        match self {
-            Self::Ninja | Self::Nginx => 2,
-            Self::FastApi | Self::Express => 0,
+impl Site<'_> {
+    /// The port alone, or the path.
+    fn port_or_path(&self) -> String {
+        match self.address {
+            Address::Tcp(address) => address.port().to_string(),
+            Address::Unix(path) => path.display().to_string(),
         }
     }
-}
 
-fn gunicorn(address: &Address) -> Command {
-    let bind = match address {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("unix:{}", path.display()),
-    };
-    let mut command = ending_with_us(installed("venv/bin/gunicorn"));
-    command.args(["--preload", "--workers", "2", "--worker-class", "gthread", "--threads", "4"]);
-    command.args(["--keep-alive", "75", "--no-control-socket", "--bind", &bind]);
-    command.env("PYTHONDONTWRITEBYTECODE", "1").arg("ninja_app:application");
-    command
-}
-
-fn uvicorn(address: &Address) -> Command {
-    let mut command = ending_with_us(installed("venv/bin/uvicorn"));
-    match address {
-        Address::Tcp(address) => {
-            command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()])
+    /// `127.0.0.1:8000`, or the path with what the server wants to read before it.
+    fn bind(&self, before_path: &str) -> String {
+        match self.address {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(path) => format!("{before_path}{}", path.display()),
         }
-        Address::Unix(path) => command.arg("--uds").arg(path),
-    };
-    command.args(["--no-access-log", "--timeout-keep-alive", "75"]);
-    command.env("PYTHONDONTWRITEBYTECODE", "1").arg("fastapi_app:app");
-    command
-}
-
-fn express(address: &Address) -> Command {
-    let mut command = ending_with_us("node");
-    command.env("NODE_PATH", installed("node/node_modules"));
-    command.env("PORT", port(address).to_string()).arg("express_app.js");
-    command
-}
-
-fn nginx(dir: &Path, address: &Address) -> Command {
-    let program = Path::new("/usr/sbin/nginx");
-    assert!(program.exists(), "nginx is not installed; `cargo xtask test` installs it");
-    write_files(&dir.join("www"));
-    let config = fs::read_to_string(apps_dir().join("nginx.conf")).expect("nginx.conf is in the tree");
-    let config =
-        config.replace("{{dir}}", &dir.to_string_lossy()).replace("{{port}}", &port(address).to_string());
-    let config_file = dir.join("nginx.conf");
-    fs::write(&config_file, config).expect("a fresh directory can be written to");
-    let mut command = ending_with_us(program);
-    command.arg("-p").arg(dir).arg("-c").arg(config_file).arg("-e").arg(dir.join("error.log"));
-    command
-}
-
-fn write_files(www: &Path) {
-    let write = |path: PathBuf, bytes: &[u8]| {
-        fs::create_dir_all(path.parent().expect("it is below www")).expect("www can be written to");
-        fs::write(path, bytes).expect("www can be written to");
-    };
-    write(www.join("items"), b"[]\n");
-    for size in FILE_SIZES {
-        let bytes = filler(size);
-        write(www.join("blob").join(size.to_string()), &bytes);
-        write(www.join("chunked").join(size.to_string()), &bytes);
     }
-    fs::create_dir_all(www.join("stored")).expect("www can be written to");
-    let sparse = File::create(www.join(SPARSE_FILE.0.trim_start_matches('/')));
-    sparse.and_then(|file| file.set_len(SPARSE_FILE.1)).expect("a sparse file takes no space");
+
+    /// Writes a configuration of `tests/e2e/apps`, with `{{dir}}`, `{{apps}}` and the given names filled in.
+    fn config(&self, file: &str, values: &[(&str, &str)]) -> PathBuf {
+        let mut config = fs::read_to_string(apps_dir().join(file)).expect("the file is in the tree");
+        let (dir, apps) = (self.dir.to_string_lossy(), apps_dir());
+        for (name, value) in [("dir", &*dir), ("apps", &apps.to_string_lossy())].iter().chain(values) {
+            config = config.replace(&format!("{{{{{name}}}}}"), value);
+        }
+        let path = self.dir.join(file);
+        fs::write(&path, config).expect("a fresh directory can be written to");
+        path
+    }
 }
 
 /// Bytes that read like HTTP, so that whoever looks for messages inside bodies finds some.
@@ -255,11 +223,14 @@ pub fn filler(length: usize) -> Vec<u8> {
     FILLER.iter().copied().cycle().take(length).collect()
 }
 
-fn port(address: &Address) -> u16 {
-    match address {
-        Address::Tcp(address) => address.port(),
-        Address::Unix(path) => panic!("this server is not set up for {}", path.display()),
-    }
+/// The same in the pieces that the apps stream: smaller than a line, larger than a buffer.
+pub fn chunks(length: usize) -> impl Iterator<Item = Vec<u8>> {
+    let mut left = length;
+    [1, 7, 1000, 16_384, 40_000].into_iter().cycle().map_while(move |size| {
+        let size = left.min(size);
+        left -= size;
+        (size > 0).then(|| filler(size))
+    })
 }
 
 fn free_port() -> u16 {
@@ -267,7 +238,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a listener has an address").port()
 }
 
-fn workspace() -> &'static Path {
+pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is below the workspace")
 }
 
@@ -275,8 +246,14 @@ fn apps_dir() -> PathBuf {
     workspace().join("tests/e2e/apps")
 }
 
+/// A file below `target/servers`.
 fn installed(path: &str) -> PathBuf {
-    let path = workspace().join("target/servers").join(path);
-    assert!(path.exists(), "{} is missing; `cargo xtask test` installs it", path.display());
+    found(workspace().join("target/servers").join(path))
+}
+
+/// A file that an installation brings.
+fn found(path: impl Into<PathBuf>) -> PathBuf {
+    let path = path.into();
+    assert!(path.exists(), "{} is missing; `cargo xtask servers` installs it", path.display());
     path
 }

@@ -39,6 +39,7 @@ enum Body {
     Chunked {
         bytes: Arc<[u8]>,
         chunks: Vec<usize>,
+        plain: bool,
     },
 }
 
@@ -85,8 +86,23 @@ impl Request {
     /// A body in chunks as long as `chunks` says, in turn; every other one with an extension, and a trailer.
     pub fn chunked(mut self, bytes: &[u8], chunks: &[usize]) -> Self {
         assert!(!chunks.is_empty() && !chunks.contains(&0), "an empty chunk ends the body");
-        self.body = Body::Chunked { bytes: bytes.into(), chunks: chunks.to_vec() };
+        self.body = Body::Chunked { bytes: bytes.into(), chunks: chunks.to_vec(), plain: false };
         self
+    }
+
+    /// Chunks without extensions, and no trailer.
+    pub fn plainly(mut self) -> Self {
+        match &mut self.body {
+            Body::Chunked { plain, .. } => *plain = true,
+            other => panic!("{other:?} has no chunks"),
+        }
+        self
+    }
+
+    /// Whether it can be sent with others behind it. Large bodies cannot: server and client would wait for one another
+    /// to read.
+    pub fn can_be_pipelined(&self) -> bool {
+        !self.expects_continue && self.body_size().is_none_or(|size| size <= PIPELINED_BODY)
     }
 
     /// The body follows only after the server's `100 Continue`.
@@ -120,6 +136,7 @@ impl Request {
         let framing = match &self.body {
             Body::None => String::new(),
             Body::Sized(bytes) => format!("Content-Length: {}\r\n", bytes.len()),
+            Body::Chunked { plain: true, .. } => "Transfer-Encoding: chunked\r\n".to_owned(),
             Body::Chunked { .. } => "Transfer-Encoding: chunked\r\nTrailer: X-Check\r\n".to_owned(),
         };
         let connection = if keep_alive { "keep-alive" } else { "close" };
@@ -134,7 +151,7 @@ impl Request {
         match &self.body {
             Body::None => Vec::new(),
             Body::Sized(bytes) => bytes.to_vec(),
-            Body::Chunked { bytes, chunks } => {
+            Body::Chunked { bytes, chunks, plain } => {
                 let mut coded = Vec::with_capacity(bytes.len() + bytes.len() / 8);
                 let mut rest: &[u8] = bytes;
                 for (turn, length) in chunks.iter().cycle().enumerate() {
@@ -142,13 +159,13 @@ impl Request {
                         break;
                     }
                     let (chunk, after) = rest.split_at((*length).min(rest.len()));
-                    let extension = if turn % 2 == 1 { ";note=\"a; b\"" } else { "" };
+                    let extension = if turn % 2 == 1 && !plain { ";note=\"a; b\"" } else { "" };
                     coded.extend_from_slice(format!("{:X}{extension}\r\n", chunk.len()).as_bytes());
                     coded.extend_from_slice(chunk);
                     coded.extend_from_slice(b"\r\n");
                     rest = after;
                 }
-                coded.extend_from_slice(b"0\r\nX-Check: 1\r\n\r\n");
+                coded.extend_from_slice(if *plain { b"0\r\n\r\n" } else { b"0\r\nX-Check: 1\r\n\r\n" });
                 coded
             }
         }
@@ -194,6 +211,8 @@ pub const KEPT_BODY: usize = 64 * 1024;
 
 const READ_AT_ONCE: usize = 256 * 1024;
 const LARGEST_HEAD: usize = 64 * 1024;
+/// A request body longer than this may not fit into the buffers of a socket while the server writes.
+const PIPELINED_BODY: u64 = 4096;
 /// A server that says nothing for so long has lost the request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -236,7 +255,10 @@ impl Client {
             self.connect();
         }
         let mut connection = self.kept.take().expect("we just connected if we had to");
-        let replies = connection.pipeline(requests).unwrap_or_else(|error| panic!("pipeline: {error}"));
+        let replies = connection.pipeline(requests).unwrap_or_else(|error| {
+            let requests = requests.iter().map(|request| format!("{} {}", request.method, request.path));
+            panic!("pipeline of {}: {error}", requests.collect::<Vec<_>>().join(", "))
+        });
         if connection.reusable {
             self.kept = Some(connection);
         }
@@ -357,7 +379,11 @@ impl Connection {
             requests.iter().flat_map(|request| [request.head(true), request.coded_body()].concat()).collect();
         let started = Instant::now();
         self.stream.write(&bytes)?;
-        requests.iter().map(|request| self.read_reply(request, started)).collect()
+        let replies = requests.iter().enumerate().map(|(index, request)| {
+            let reply = self.read_reply(request, started);
+            reply.map_err(|error| io::Error::new(error.kind(), format!("reply {}: {error}", index + 1)))
+        });
+        replies.collect()
     }
 
     fn write(&mut self, mut bytes: &[u8], request: &Request) -> io::Result<()> {

@@ -7,11 +7,15 @@ pub mod app;
 pub mod client;
 pub mod eventually;
 pub mod machine;
+pub mod matrix;
 pub mod neighbours;
+pub mod order;
 pub mod origin;
 pub mod process;
+pub mod recordings;
 pub mod scratch;
 pub mod scripted;
+pub mod tested;
 pub mod totals;
 
 pub mod fake_hub;

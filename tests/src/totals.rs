@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::Exchange;
 
@@ -67,6 +67,25 @@ impl Totals {
             }
         }
         totals
+    }
+
+    /// The items of a `sync` message, which [`of_syncs`](Self::of_syncs) reads.
+    pub fn to_items(&self) -> Value {
+        let items = self.0.iter().map(|(key, row)| {
+            json!({
+                "consumer": key.consumer,
+                "method": key.method,
+                "path": key.route,
+                "status_code": key.status,
+                "request_count": row.count,
+                "request_size_sum": row.request_size_sum,
+                "response_size_sum": row.response_size_sum,
+                "response_times": row.response_times,
+                "request_sizes": row.request_sizes,
+                "response_sizes": row.response_sizes,
+            })
+        });
+        items.collect()
     }
 
     fn add(&mut self, item: &Value) {

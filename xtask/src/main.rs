@@ -1,4 +1,4 @@
-//! What people and CI type: `cargo xtask setup`, `demo`, `test`. Each brings what the machine lacks, asks nothing,
+//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `test`. Each brings what the machine lacks, asks nothing,
 //! and does nothing twice.
 #![allow(clippy::print_stdout, reason = "talking to whoever typed the command is what this program is for")]
 
@@ -6,6 +6,7 @@ mod demo;
 #[path = "../../agent/ebpf_toolchain.rs"]
 mod ebpf_toolchain;
 mod packages;
+mod record;
 mod servers;
 mod setup;
 mod step;
@@ -33,6 +34,10 @@ enum Task {
     Setup,
     /// Build everything and watch a sample API through the kernel, with a hub of our own (needs root)
     Demo(demo::Args),
+    /// Install the servers that the end-to-end tests watch (needs root)
+    Servers,
+    /// Record these servers anew for the tests that replay them, and write docs/tested.md (needs root)
+    Record(record::Args),
     /// Formatting, clippy and all tests, those through the kernel included (needs root)
     Test,
 }
@@ -41,6 +46,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Setup => setup::run().map(drop),
         Task::Demo(args) => demo::run(&args),
+        Task::Servers => servers::install(),
+        Task::Record(args) => record::run(&args),
         Task::Test => test::run(),
     };
     match done {

@@ -1,16 +1,12 @@
-// Express. `node express_app.js`, with PORT in the environment; express is found through NODE_PATH.
+// Express. `node express_app.js`, with LISTEN in the environment; express is found through NODE_PATH.
 "use strict";
 
 const express = require("express");
 
-// Reads like HTTP, so that whoever looks for messages inside bodies finds some.
-const FILLER = Buffer.from(
-  "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nGET /items/1 HTTP/1.1\r\nhost: a\r\n\r\n0\r\n\r\n",
-);
-const CHUNKS = [1, 7, 1000, 16384, 40000];
+const { chunks, filler, listening } = require("./filler.js");
+
 const ITEMS = 1000;
 
-const filler = (length) => Buffer.alloc(length, FILLER);
 const item = (id) => ({ id, name: `item ${id}`, price: id / 4 });
 const valid = (body) => typeof body?.name === "string" && typeof body?.price === "number";
 const missing = (res) => res.status(404).json({ detail: "no such item" });
@@ -21,14 +17,6 @@ async function send(res, pieces) {
     if (!res.write(piece)) await drained(res);
   }
   res.end();
-}
-
-function* chunks(length) {
-  for (let turn = 0; length > 0; turn += 1) {
-    const size = Math.min(CHUNKS[turn % CHUNKS.length], length);
-    yield filler(size);
-    length -= size;
-  }
 }
 
 function* pieces(length) {
@@ -70,5 +58,6 @@ app.get("/status/:code", (req, res) => {
   return ["204", "304"].includes(req.params.code) ? res.end() : res.type("text").send("as you wish\n");
 });
 
-const server = app.listen(+process.env.PORT, "127.0.0.1");
+const server = require("node:http").createServer(app);
+server.listen(listening);
 server.keepAliveTimeout = 75_000;
