@@ -5,4 +5,5 @@ mod hub_environment;
 mod hub_messages;
 mod hub_reporter;
 mod status;
+mod recordings;
 mod tidy;
