@@ -1,11 +1,15 @@
 //! The agent, real servers, the kernel in between.
 #![allow(clippy::print_stdout, reason = "figures are for whoever reads what a run of the tests printed")]
 
+mod aborts;
 mod bounds;
+mod connections;
 mod counts;
 mod errors;
+mod killed;
 mod lifecycle;
 mod overload;
+mod pipelining;
 mod ports;
 mod recording;
 mod servers;

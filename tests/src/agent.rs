@@ -124,6 +124,12 @@ impl Agent {
         self.log.so_far()
     }
 
+    /// The account as it was last logged; that of one target, when it watches several.
+    pub fn latest_ledger(&self) -> Option<Ledger> {
+        let log = self.log();
+        log.iter().rev().find(|line| line.message() == Some("ledger")).map(LogLine::numbers)
+    }
+
     /// Asks the agent to end, and waits until it has.
     ///
     /// # Panics
@@ -351,10 +357,7 @@ impl Stopped {
 
     fn last(&self, message: &str) -> Ledger {
         let line = self.log.iter().rev().find(|line| line.message() == Some(message));
-        let line = line.unwrap_or_else(|| panic!("the agent logged no line {message:?}"));
-        let fields = line.parsed["fields"].as_object().expect("a line with a message has fields");
-        let numbers = fields.iter().filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
-        Ledger(numbers.collect())
+        line.unwrap_or_else(|| panic!("the agent logged no line {message:?}")).numbers()
     }
 }
 
@@ -400,6 +403,12 @@ impl LogLine {
 
     pub fn field(&self, name: &str) -> Option<&Value> {
         self.parsed["fields"].get(name)
+    }
+
+    fn numbers(&self) -> Ledger {
+        let fields = self.parsed["fields"].as_object().expect("a line with a message has fields");
+        let numbers = fields.iter().filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
+        Ledger(numbers.collect())
     }
 }
 

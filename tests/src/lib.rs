@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod app;
 pub mod client;
+pub mod crowd;
 pub mod eventually;
 pub mod machine;
 pub mod matrix;
@@ -17,5 +18,6 @@ pub mod scratch;
 pub mod scripted;
 pub mod tested;
 pub mod totals;
+pub mod wire;
 
 pub mod fake_hub;

@@ -105,3 +105,38 @@ pub fn resident_bytes(pid: u32) -> u64 {
     let kib = line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("VmRSS is a number of kB");
     kib * 1024
 }
+
+/// Descriptors that a process has open.
+pub fn file_descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+}
+
+/// The eBPF programs that a process holds, by the kernel's numbers.
+pub fn program_ids(pid: u32) -> Vec<u32> {
+    let ids = descriptor_fields(pid, "prog_id:").into_iter();
+    let mut ids: Vec<u32> = ids.map(|id| u32::try_from(id).expect("program numbers are small")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Kernel memory in the eBPF maps that a process holds, bytes.
+pub fn map_bytes(pid: u32) -> u64 {
+    // Programs have `memlock` too, and no `map_id`.
+    let infos = descriptor_infos(pid).into_iter().filter(|info| info.contains("map_id:"));
+    infos.filter_map(|info| number_of(&info, "memlock:")).sum()
+}
+
+fn descriptor_fields(pid: u32, name: &str) -> Vec<u64> {
+    descriptor_infos(pid).iter().filter_map(|info| number_of(info, name)).collect()
+}
+
+fn descriptor_infos(pid: u32) -> Vec<String> {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the process runs");
+    // One that was closed meanwhile says nothing.
+    infos.flatten().filter_map(|info| fs::read_to_string(info.path()).ok()).collect()
+}
+
+fn number_of(info: &str, name: &str) -> Option<u64> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}

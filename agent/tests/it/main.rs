@@ -4,6 +4,6 @@ mod hub_client;
 mod hub_environment;
 mod hub_messages;
 mod hub_reporter;
-mod status;
 mod recordings;
+mod status;
 mod tidy;
