@@ -274,8 +274,18 @@ impl Exchanges {
         let begins = place.begins_turn && !advance.bytes.is_empty() && advance.stale == 0;
         if begins && requests.is_lost() && !pairs.unproven {
             // What an earlier probe kept was no head: heads do not go on in another turn.
-            if pairs.proves_request(at.turn) { requests.probe() } else { requests.lose() }
+            if pairs.proves_request(at.turn) {
+                requests.probe()
+            } else {
+                requests.lose()
+            }
+            if !head::may_begin_request(advance.bytes) {
+                // More of an earlier request: of a body whose framing is lost, or that was answered before its end.
+                pairs.account_through(at.turn.saturating_sub(1), cx);
+                pairs.accounted = pairs.accounted.max(at.turn);
+            }
         }
+        let was_in_step = !requests.is_lost();
         let (room, responses_lost) = (cx.room, responses.is_lost());
         let mut input = advance.bytes;
         while pairs.over.is_none() {
@@ -293,7 +303,7 @@ impl Exchanges {
             let (cause, missing) = (Cause::LostGap, Missing::after(advance));
             pairs.request_gap(requests.gap(advance.gap_after, cause), missing, cause, at, cx);
         }
-        if !requests.is_lost() || pairs.is_still_receiving(at.turn) {
+        if was_in_step || !requests.is_lost() || pairs.is_still_receiving(at.turn) {
             pairs.accounted = pairs.accounted.max(at.turn);
             pairs.followed = at.turn;
         }

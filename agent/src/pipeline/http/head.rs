@@ -1,5 +1,6 @@
 //! Start lines and fields. Heads are parsed where they lie; nothing of them is kept.
 
+use agent_common::limits::ROLE_PREFIX;
 use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig};
@@ -122,6 +123,15 @@ pub fn parse_request<'a>(bytes: &'a [u8], room: &'a mut FieldRoom<'a>) -> Result
         body,
         fields: request.headers,
     })
+}
+
+/// Whether `bytes` may be the beginning of a request, as far as they show it: a method (RFC 9110 section 5.6.2,
+/// token) that is not endless, and a space. Empty lines before it are skipped.
+pub fn may_begin_request(bytes: &[u8]) -> bool {
+    let line = bytes.trim_ascii_start();
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let method = line.iter().take_while(|byte| is_token(**byte)).count();
+    method <= ROLE_PREFIX && line.get(method).is_none_or(|byte| *byte == b' ')
 }
 
 /// Reads a response head from the front of `bytes`.

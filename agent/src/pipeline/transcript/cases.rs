@@ -242,6 +242,27 @@ fn what_was_probed_and_no_head_is_not_the_beginning_of_the_next() {
 }
 
 #[test]
+fn what_cannot_begin_a_request_is_no_exchange() {
+    let answered = r"> POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;
+                     < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let endless = "a".repeat(5000);
+    let played = played(&format!("{answered}\n> {endless}\n< x\n> {endless}\nx"));
+    assert_eq!(played.outcome(), "POST /a 200 0ms ?>0B");
+    // Of a request whose head was lost.
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          >! 60
+          < HTTP/1.1 503 N\r\ncontent-length: 0\r\n\r\n
+          > { a body, behind an early answer }
+          < HTTP/1.1 103 N\r\n\r\n
+          x",
+        "GET /a 204 0ms ?>0B
+         lost_ring_full 1",
+    );
+}
+
+#[test]
 fn unasked_responses_are_noted() {
     check_transcript(
         r"> GET /a HTTP/1.1\r\n\r\n
