@@ -258,9 +258,9 @@ fn in_the_middle_of_the_response(trial: &mut Trial, (path, route, length): (&str
             wire.send(head + "\r\n");
             let got = wire.read(usize::try_from(READ).expect("a small number"));
             if reset {
-                wire.reset()
+                wire.reset();
             } else {
-                wire.close()
+                wire.close();
             }
             let got = READ - head_length(&got);
             Fate::Row { method: "GET", route, status: 200, request: None, response: Some(got..=length - 1) }
@@ -274,9 +274,9 @@ fn after_the_response(trial: &mut Trial) {
             wire.send(head + "\r\n");
             let length = read_answer(&mut wire);
             if reset {
-                wire.reset()
+                wire.reset();
             } else {
-                wire.close()
+                wire.close();
             }
             let response = exactly(length);
             Fate::Row { method: "GET", route: "/items", status: 200, request: None, response }

@@ -275,9 +275,9 @@ impl Exchanges {
         if begins && requests.is_lost() && !pairs.unproven {
             // What an earlier probe kept was no head: heads do not go on in another turn.
             if pairs.proves_request(at.turn) {
-                requests.probe()
+                requests.probe();
             } else {
-                requests.lose()
+                requests.lose();
             }
             if !head::may_begin_request(advance.bytes) {
                 // More of an earlier request: of a body whose framing is lost, or that was answered before its end.
