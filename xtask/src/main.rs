@@ -1,11 +1,15 @@
-//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `test`. Each brings what the machine lacks, asks nothing,
-//! and does nothing twice.
+//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `test`, `e2e`. Each brings what the machine
+//! lacks, asks nothing, and does nothing twice.
 #![allow(clippy::print_stdout, reason = "talking to whoever typed the command is what this program is for")]
 
 mod demo;
+mod e2e;
 #[path = "../../agent/ebpf_toolchain.rs"]
 mod ebpf_toolchain;
+mod initramfs;
+mod kernels;
 mod packages;
+mod qemu;
 mod record;
 mod servers;
 mod setup;
@@ -40,6 +44,8 @@ enum Task {
     Record(record::Args),
     /// Formatting, clippy and all tests, those through the kernel included (needs root)
     Test,
+    /// The agent on kernels from Linux 5.10 to 7.2, emulated by QEMU
+    E2e(e2e::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +55,7 @@ fn main() -> ExitCode {
         Task::Servers => servers::install(),
         Task::Record(args) => record::run(&args),
         Task::Test => test::run(),
+        Task::E2e(args) => e2e::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -89,7 +89,8 @@ pub fn run_watching(what: &str, command: &mut Command, mut on_line: impl FnMut(&
     bail!("{what}: `{}` ended with {status}; all it said is in {}", short(command), log_path.display())
 }
 
-fn log_path(what: &str) -> PathBuf {
+/// Where the output of a step is kept.
+pub fn log_path(what: &str) -> PathBuf {
     let name: String =
         what.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     workspace::root().join("target/xtask").join(format!("{name}.log"))

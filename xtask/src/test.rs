@@ -1,10 +1,13 @@
 //! `cargo xtask test`: everything that must hold before a commit. Ends in one line: `N passed, M failed`.
+//! A kernel in QEMU counts as one test.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
+use crate::e2e::{self, Outcome};
+use crate::kernels::Series;
 use crate::{ebpf_toolchain, servers, setup, step, workspace};
 
 /// # Errors
@@ -39,7 +42,8 @@ pub fn run() -> Result<()> {
         workspace::cargo().args(["build", "--package=agent", "--bin=apitally-agent"]),
     )?;
     step::run("building the tests", workspace::cargo().args(["test", "--workspace", "--no-run"]))?;
-    let tests = run_tests()?;
+    let mut tests = run_tests()?;
+    run_on_kernels(&mut tests);
     if tests.ignored > 0 {
         println!("\n{} ignored: a test that does not run proves nothing, so none may be", tests.ignored);
     }
@@ -94,6 +98,21 @@ fn run_tests() -> Result<Tests> {
     }
     tests.ok = child.wait().context("cannot wait for the tests")?.success();
     Ok(tests)
+}
+
+/// Runs the agent on the oldest and the newest kernel there is; each counts as one test.
+fn run_on_kernels(tests: &mut Tests) {
+    let kernels = [Series::OLDEST, Series::NEWEST];
+    println!();
+    let exact = match e2e::run_on(&kernels) {
+        Ok(outcomes) => outcomes.iter().filter(|outcome| Outcome::is_exact(outcome)).count(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            0
+        }
+    };
+    tests.passed += exact as u64;
+    tests.failed += (kernels.len() - exact) as u64;
 }
 
 impl Tests {

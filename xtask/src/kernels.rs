@@ -1,0 +1,208 @@
+//! Kernels that others run: Debian's for virtual machines, of four of its releases.
+//!
+//! apt fetches and verifies them, with sources, lists and a cache of its own below `target/kernels`; this machine's
+//! are only asked where Debian's packages come from. What was fetched once is not fetched again: remove
+//! `target/kernels` for newer ones.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::{packages, step, workspace};
+
+/// The newest kernel of each of these releases; for `sid`, which moves on, of 7.2 or whatever followed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Series {
+    #[value(name = "5.10")]
+    Bullseye,
+    #[value(name = "6.1")]
+    Bookworm,
+    #[value(name = "6.12")]
+    Trixie,
+    #[value(name = "7.2")]
+    Sid,
+}
+
+impl Series {
+    pub const OLDEST: Self = Self::Bullseye;
+    pub const NEWEST: Self = Self::Sid;
+
+    /// As on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().expect("none is skipped").get_name().to_owned()
+    }
+
+    fn release(self) -> &'static str {
+        match self {
+            Self::Bullseye => "bullseye",
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+            Self::Sid => "sid",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Kernel {
+    pub series: Series,
+    /// Name and version of the Debian package that it is from.
+    pub package: String,
+    pub image: PathBuf,
+}
+
+/// Depends on the release's newest kernel, whatever its name is.
+const METAPACKAGE: &str = "linux-image-cloud-amd64";
+/// From Linux 7 on the image is in a package of its own.
+const IMAGE_PACKAGES: [&str; 2] = ["linux-image-", "linux-binary-"];
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// For machines that are told nothing else.
+const DEBIAN: &str = "http://deb.debian.org/debian";
+
+/// Fetches the kernel unless that was done before.
+///
+/// # Errors
+/// When apt cannot fetch it: says what it was after.
+pub fn fetch(series: Series) -> Result<Kernel> {
+    let dir = workspace::target_dir().join("kernels").join(series.name());
+    let (image, stamp) = (dir.join("vmlinuz"), dir.join("package"));
+    if let Ok(package) = fs::read_to_string(&stamp) {
+        return Ok(Kernel { series, package, image });
+    }
+    let _ = fs::remove_dir_all(&dir);
+    let package = download(series, &dir, &image).with_context(|| {
+        format!("Linux {} of Debian {} cannot be fetched", series.name(), series.release())
+    })?;
+    fs::write(&stamp, &package).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(Kernel { series, package, image })
+}
+
+/// Leaves nothing in `dir` but the image, and answers with its package.
+fn download(series: Series, dir: &Path, image: &Path) -> Result<String> {
+    if !packages::is_debian() {
+        bail!("there is no apt-get here: run this on Debian, or leave `--kernel {}` out", series.name());
+    }
+    if !Path::new(KEYRING).exists() {
+        packages::install(&["debian-archive-keyring"])?;
+    }
+    let apt = Apt::new(&dir.join("apt"), series.release())?;
+    let what = |doing: &str| format!("{doing} Linux {}", series.name());
+    step::run(&what("looking for"), apt.command("apt-get").arg("update"))?;
+    let names = apt.image_packages()?;
+    step::run(&what("fetching"), apt.command("apt-get").arg("download").args(&names).current_dir(&apt.dir))?;
+    for archive in files_in(&apt.dir)?.iter().filter(|file| file.extension().is_some_and(|ext| ext == "deb"))
+    {
+        let unpacked = apt.dir.join("unpacked");
+        let mut unpack = Command::new("dpkg-deb");
+        unpack.arg("--extract").arg(archive).arg(&unpacked);
+        step::run(&what("unpacking"), &mut unpack)?;
+        if let Some(found) = find_image(&unpacked)? {
+            fs::rename(&found, image).context("cannot move the image")?;
+            let name = archive.file_stem().expect("it has a name").to_string_lossy();
+            fs::remove_dir_all(&apt.dir).context("cannot remove what was unpacked")?;
+            return Ok(name.trim_end_matches("_amd64").replace('_', " "));
+        }
+    }
+    bail!("none of its packages holds an image: {}", names.join(", "))
+}
+
+/// `boot/vmlinuz-VERSION`, from Linux 7 on `usr/lib/modules/VERSION/vmlinuz`.
+fn find_image(unpacked: &Path) -> Result<Option<PathBuf>> {
+    let mut candidates = files_in(&unpacked.join("boot")).unwrap_or_default();
+    for modules in files_in(&unpacked.join("usr/lib/modules")).unwrap_or_default() {
+        candidates.push(modules.join("vmlinuz"));
+    }
+    let is_image = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("vmlinuz") && file.is_file()
+    };
+    Ok(candidates.into_iter().find(is_image))
+}
+
+fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// apt for one release of Debian, with all its state in one directory.
+struct Apt {
+    dir: PathBuf,
+}
+
+impl Apt {
+    fn new(dir: &Path, release: &str) -> Result<Self> {
+        for name in ["state/lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(dir.join(name)).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        let sources = format!("deb [signed-by={KEYRING}] {} {release} main\n", debian());
+        for (name, text) in [("sources.list", sources.as_str()), ("status", "")] {
+            fs::write(dir.join(name), text).with_context(|| format!("cannot write to {}", dir.display()))?;
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let options = [
+            ("Dir::Etc::SourceList", "sources.list"),
+            ("Dir::Etc::SourceParts", "none"),
+            ("Dir::Etc::Preferences", "none"),
+            ("Dir::Etc::PreferencesParts", "none"),
+            ("Dir::State", "state"),
+            ("Dir::State::Status", "status"),
+            ("Dir::Cache", "cache"),
+        ];
+        for (option, file) in options {
+            command.arg("-o").arg(format!("{option}={}", self.dir.join(file).display()));
+        }
+        // The user that apt drops to cannot write below target/.
+        command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none", "-q"]);
+        command.args(["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
+        command
+    }
+
+    /// What the metapackage depends on, as far as it may hold the image.
+    fn image_packages(&self) -> Result<Vec<String>> {
+        let mut names = vec![METAPACKAGE.to_owned()];
+        let mut looked_at = 0;
+        while let Some(name) = names.get(looked_at) {
+            let depends = lines(self.command("apt-cache").args(["depends", "--important", name]))?;
+            for name in depends.iter().filter_map(|line| line.trim().strip_prefix("Depends: ")) {
+                let may_hold_it = IMAGE_PACKAGES.iter().any(|prefix| name.starts_with(prefix));
+                if may_hold_it && !names.iter().any(|known| known == name) {
+                    names.push(name.to_owned());
+                }
+            }
+            looked_at += 1;
+        }
+        names.remove(0);
+        if names.is_empty() {
+            bail!("{METAPACKAGE} depends on no kernel");
+        }
+        Ok(names)
+    }
+}
+
+/// Where this machine gets Debian's packages from.
+fn debian() -> String {
+    let configured = lines(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).args([
+        "Created-By: Packages",
+        "Origin: Debian",
+        "Label: Debian",
+        "Component: main",
+    ]));
+    let first = configured.unwrap_or_default().into_iter().next();
+    first.map_or_else(|| DEBIAN.to_owned(), |uri| uri.trim_end_matches('/').to_owned())
+}
+
+/// What a command prints.
+fn lines(command: &mut Command) -> Result<Vec<String>> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
