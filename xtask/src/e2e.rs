@@ -101,11 +101,11 @@ impl Outcome {
     }
 }
 
-/// The guest's last line: `guest result: kernel=.. programs=.. calls-sent=.. .. flood-exact=yes`.
+/// The guest's last line: `guest result: kernel=.. program=.. calls-sent=.. .. flood-exact=yes`.
 #[derive(Debug, PartialEq, Eq)]
 struct GuestResult {
     kernel: String,
-    programs: String,
+    program: String,
     calls: Part,
     flood: Part,
 }
@@ -137,83 +137,63 @@ impl GuestResult {
             })
         };
         let (calls, flood) = (part("calls")?, part("flood")?);
-        Some(Self { kernel: text("kernel")?, programs: text("programs")?, calls, flood })
+        Some(Self { kernel: text("kernel")?, program: text("program")?, calls, flood })
     }
 }
 
-const COLUMNS: [&str; 12] = [
-    "kernel", "package", "program", "calls", "reported", "lost", "flood", "reported", "lost", "skipped",
-    "counts", "s",
+/// Heads of the table, and whether a column is of numbers.
+const COLUMNS: [(&str, bool); 13] = [
+    ("series", false),
+    ("kernel", false),
+    ("package", false),
+    ("program", false),
+    ("calls", true),
+    ("reported", true),
+    ("lost", true),
+    ("flood", true),
+    ("reported", true),
+    ("lost", true),
+    ("skipped", true),
+    ("counts", false),
+    ("s", true),
 ];
 
+type Row = [String; COLUMNS.len()];
+
 fn print_table(outcomes: &[Outcome]) {
-    let rows: Vec<[String; COLUMNS.len()]> = outcomes.iter().map(Outcome::row).collect();
-    let widths: Vec<usize> = (0..COLUMNS.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].len());
-            cells.chain([COLUMNS[column].len()]).max().unwrap_or_default()
-        })
-        .collect();
+    let heads = COLUMNS.map(|(head, _)| head.to_owned());
+    let rows: Vec<Row> = [heads].into_iter().chain(outcomes.iter().map(Outcome::row)).collect();
     println!();
-    for row in [COLUMNS.map(str::to_owned)].iter().chain(&rows) {
-        let cells = row.iter().zip(&widths).enumerate();
-        let line: Vec<String> = cells
-            .map(|(column, (cell, &width))| {
-                // Numbers to the right.
-                if (3..10).contains(&column) || column == 11 {
-                    format!("{cell:>width$}")
-                } else {
-                    format!("{cell:<width$}")
-                }
-            })
-            .collect();
-        println!("{}", line.join("  ").trim_end());
+    for row in &rows {
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            let width = rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+            if COLUMNS[column].1 { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        println!("{}", cells.collect::<Vec<_>>().join("  "));
     }
 }
 
 impl Outcome {
-    /// A line of the table; what was asked for and dashes when the guest did not get to its end.
-    fn row(&self) -> [String; COLUMNS.len()] {
-        let seconds = format!("{:.0}", self.took.as_secs_f32());
-        let package = self.kernel.package.clone();
-        let Some(GuestResult { kernel, programs, calls, flood }) = &self.result else {
-            let none = || "-".to_owned();
-            let verdict = "no result".to_owned();
-            let kernel = self.kernel.series.name();
-            return [
-                kernel,
-                package,
-                none(),
-                none(),
-                none(),
-                none(),
-                none(),
-                none(),
-                none(),
-                none(),
-                verdict,
-                seconds,
-            ];
+    /// A line of the table; dashes where the guest did not get to its end.
+    fn row(&self) -> Row {
+        let mut row = COLUMNS.map(|_| "-".to_owned());
+        row[0] = self.kernel.series.name();
+        row[2].clone_from(&self.kernel.version);
+        row[12] = format!("{:.0}", self.took.as_secs_f32());
+        let Some(GuestResult { kernel, program, calls, flood }) = &self.result else {
+            row[11] = "no result".to_owned();
+            return row;
         };
-        let verdict = match (calls.exact, flood.exact) {
-            (true, true) => "exact",
-            (true, false) => "wrong in the flood",
-            (false, _) => "wrong",
-        };
-        let number = |number: u64| number.to_string();
-        [
-            kernel.clone(),
-            package,
-            programs.clone(),
-            number(calls.sent),
-            number(calls.reported),
-            number(calls.lost),
-            number(flood.sent),
-            number(flood.reported),
-            number(flood.lost),
-            number(calls.skipped + flood.skipped),
-            verdict.to_owned(),
-            seconds,
-        ]
+        if !kernel.starts_with(&format!("{}.", row[0])) {
+            row[0] += " and newer";
+        }
+        row[1].clone_from(kernel);
+        row[3].clone_from(program);
+        let numbers = [calls.sent, calls.reported, calls.lost, flood.sent, flood.reported, flood.lost];
+        let numbers = numbers.into_iter().chain([calls.skipped + flood.skipped]);
+        row[4..].iter_mut().zip(numbers).for_each(|(cell, number)| *cell = number.to_string());
+        let exact = if self.is_exact() { "exact" } else { "wrong" };
+        row[11] = exact.to_owned();
+        row
     }
 }

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 
 use crate::{packages, step, workspace};
 
-/// The newest kernel of each of these releases; for `sid`, which moves on, of 7.2 or whatever followed it.
+/// The newest kernel of each of these releases. `sid` moves on: what was 7.2 becomes what follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Series {
     #[value(name = "5.10")]
@@ -48,8 +48,8 @@ impl Series {
 #[derive(Debug)]
 pub struct Kernel {
     pub series: Series,
-    /// Name and version of the Debian package that it is from.
-    pub package: String,
+    /// Version of the Debian package that it is from.
+    pub version: String,
     pub image: PathBuf,
 }
 
@@ -67,19 +67,19 @@ const DEBIAN: &str = "http://deb.debian.org/debian";
 /// When apt cannot fetch it: says what it was after.
 pub fn fetch(series: Series) -> Result<Kernel> {
     let dir = workspace::target_dir().join("kernels").join(series.name());
-    let (image, stamp) = (dir.join("vmlinuz"), dir.join("package"));
-    if let Ok(package) = fs::read_to_string(&stamp) {
-        return Ok(Kernel { series, package, image });
+    let (image, stamp) = (dir.join("vmlinuz"), dir.join("version"));
+    if let Ok(version) = fs::read_to_string(&stamp) {
+        return Ok(Kernel { series, version, image });
     }
     let _ = fs::remove_dir_all(&dir);
-    let package = download(series, &dir, &image).with_context(|| {
+    let version = download(series, &dir, &image).with_context(|| {
         format!("Linux {} of Debian {} cannot be fetched", series.name(), series.release())
     })?;
-    fs::write(&stamp, &package).with_context(|| format!("cannot write {}", stamp.display()))?;
-    Ok(Kernel { series, package, image })
+    fs::write(&stamp, &version).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(Kernel { series, version, image })
 }
 
-/// Leaves nothing in `dir` but the image, and answers with its package.
+/// Leaves nothing in `dir` but the image, and answers with the version of its package.
 fn download(series: Series, dir: &Path, image: &Path) -> Result<String> {
     if !packages::is_debian() {
         bail!("there is no apt-get here: run this on Debian, or leave `--kernel {}` out", series.name());
@@ -100,12 +100,17 @@ fn download(series: Series, dir: &Path, image: &Path) -> Result<String> {
         step::run(&what("unpacking"), &mut unpack)?;
         if let Some(found) = find_image(&unpacked)? {
             fs::rename(&found, image).context("cannot move the image")?;
-            let name = archive.file_stem().expect("it has a name").to_string_lossy();
+            let version = version_of(archive)?;
             fs::remove_dir_all(&apt.dir).context("cannot remove what was unpacked")?;
-            return Ok(name.trim_end_matches("_amd64").replace('_', " "));
+            return Ok(version);
         }
     }
     bail!("none of its packages holds an image: {}", names.join(", "))
+}
+
+fn version_of(archive: &Path) -> Result<String> {
+    let fields = lines(Command::new("dpkg-deb").arg("--field").arg(archive).arg("Version"))?;
+    fields.into_iter().next().with_context(|| format!("{} has no version", archive.display()))
 }
 
 /// `boot/vmlinuz-VERSION`, from Linux 7 on `usr/lib/modules/VERSION/vmlinuz`.

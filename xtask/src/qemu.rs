@@ -72,7 +72,7 @@ pub fn boot(what: &str, kernel: &Path, initramfs: &Path) -> Result<Vec<String>> 
 
 fn machine(kernel: &Path, initramfs: &Path) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", &LIMIT.as_secs().to_string(), QEMU]);
+    command.args(["--foreground", "--kill-after=5", &LIMIT.as_secs().to_string(), QEMU]);
     command.args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "1G"]);
     command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-nodefaults"]);
     // A kernel in trouble panics, one that panics reboots, and that ends the machine.

@@ -76,8 +76,8 @@ fn judge() -> Result<ExitCode> {
 
     print!("{}{}", calls.findings, flood.findings);
     println!(
-        "guest result: kernel={kernel} programs={} {} {}",
-        calls.programs,
+        "guest result: kernel={kernel} program={} {} {}",
+        calls.program,
         calls.in_words("calls"),
         flood.in_words("flood")
     );
@@ -104,7 +104,7 @@ struct Verdict {
     /// Runs of the agent's programs that the kernel left out.
     skipped: u64,
     /// The program on the end of system calls.
-    programs: String,
+    program: String,
     /// What is not as it should be, a line each.
     findings: String,
 }
@@ -128,15 +128,14 @@ impl Verdict {
         for (cause, count) in &account.lost {
             expect(cause, *count, ledger.get(cause));
         }
-        if !findings.is_empty() {
-            let _ = writeln!(findings, "ledger: {ledger}\ntap: {}", stopped.tap());
-        }
+        println!("guest: ledger: {ledger}");
+        println!("guest: tap: {}", stopped.tap());
         Self {
             sent: account.sent(),
             reported: ledger.get("reported"),
             lost: ledger.get("lost"),
             skipped,
-            programs: program_on_sys_exit(&stopped),
+            program: program_on_sys_exit(&stopped),
             findings,
         }
     }

@@ -217,16 +217,21 @@ fn unfinished(account: &mut Account, address: &Address) {
     account.lose("open_at_exit");
 }
 
-/// Many clients at once.
+/// Many clients at once; every other one opens a connection for each request.
 pub fn flood(server: &Server<'_>) -> Account {
     let address = server.tcp(Workers::Threads(Receive::Read));
-    let request = get("/flood", "write-once", SMALL);
-    let flooding = || {
-        let mut client = Client::of(&address);
-        (0..FLOOD).map(|_| client.send(&request).exchange).collect::<Vec<_>>()
+    let (address, request) = (&address, &get("/flood", "write-once", SMALL));
+    let keeping = || {
+        let mut client = Client::of(address);
+        (0..FLOOD).map(|_| client.send(request).exchange).collect::<Vec<_>>()
+    };
+    let reconnecting = || {
+        let client = Client::of(address);
+        (0..FLOOD).map(|_| client.send_fresh(request).exchange).collect()
     };
     let exchanges = thread::scope(|scope| {
-        let clients: Vec<_> = (0..FLOODING).map(|_| scope.spawn(flooding)).collect();
+        let pairs = (0..FLOODING / 2).map(|_| [scope.spawn(keeping), scope.spawn(reconnecting)]);
+        let clients: Vec<_> = pairs.flatten().collect();
         clients.into_iter().flat_map(|client| client.join().expect("a client does not panic")).collect()
     });
     Account { exchanges, ..Account::default() }
