@@ -111,7 +111,7 @@ struct Verdict {
 
 impl Verdict {
     fn of(account: &Account, agent: Agent) -> Self {
-        let skipped = skipped_runs(agent.pid());
+        let (skipped, cpu_time) = (skipped_runs(agent.pid()), agent.cpu_time());
         let stopped = agent.stop();
         let mut findings = differences(
             &Totals::of(&account.exchanges).untimed(|_| true),
@@ -128,8 +128,12 @@ impl Verdict {
         for (cause, count) in &account.lost {
             expect(cause, *count, ledger.get(cause));
         }
+        println!("guest: the agent took {:.1} s of CPU", cpu_time.as_secs_f32());
         println!("guest: ledger: {ledger}");
         println!("guest: tap: {}", stopped.tap());
+        for line in stopped.log.iter().filter(|line| matches!(line.level(), Some("WARN" | "ERROR"))) {
+            println!("guest: {}", line.text);
+        }
         Self {
             sent: account.sent(),
             reported: ledger.get("reported"),
