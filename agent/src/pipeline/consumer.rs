@@ -95,10 +95,18 @@ impl ConsumerRules {
             let Some(value) = value else { continue };
             identifier.clear();
             match &rule.identity {
-                Identity::Plain => match str::from_utf8(value) {
-                    Ok(text) => identifier.extend(text.trim().chars().take(MAX_IDENTIFIER)),
-                    Err(_) => identifier.extend(value.iter().map(|&b| b as char).take(MAX_IDENTIFIER)),
-                },
+                Identity::Plain => {
+                    // Both have blanks that ASCII does not know.
+                    match str::from_utf8(value) {
+                        Ok(text) => identifier.extend(text.trim_start().chars().take(MAX_IDENTIFIER)),
+                        Err(_) => {
+                            let text = value.iter().map(|&byte| byte as char);
+                            let text = text.skip_while(|letter| letter.is_whitespace());
+                            identifier.extend(text.take(MAX_IDENTIFIER));
+                        }
+                    }
+                    identifier.truncate(identifier.trim_end().len());
+                }
                 Identity::Hashed(key) => {
                     let hash = key.clone().chain_update(value).finalize().into_bytes();
                     let digits = hash.iter().flat_map(|byte| [byte >> 4, byte & 15]);
@@ -194,6 +202,8 @@ mod tests {
         check(&[("x-a", b""), ("x-a", b"second")], Some("second"));
         check(&[("x-c", b"carol")], None);
         check(&[("x-a", &[b'Z', 0xfc])], Some("Zü"));
+        check(&[("x-a", &[0xa0, b'Z', 0xfc, 0xa0])], Some("Zü"));
+        check(&[("x-a", "\u{3000}".as_bytes()), ("x-b", b"bob")], Some("bob"));
         check(&[("x-a", "ü".repeat(200).as_bytes())], Some("ü".repeat(128).as_str()));
     }
 
