@@ -13,6 +13,9 @@ pub const MAX_FIELDS: usize = 128;
 /// Bytes of one head, start line included. A longer one is refused.
 pub const MAX_HEAD: usize = 64 * 1024;
 
+/// What every response begins with; what does not is foreign from the first byte that differs.
+pub const RESPONSE_PREFIX: &[u8] = b"HTTP/1.";
+
 /// Longest PROXY protocol v1 line, its line end included, bytes (section 2.1 of that specification).
 const MAX_PROXY_LINE: usize = 107;
 
@@ -110,7 +113,14 @@ pub fn parse_request<'a>(bytes: &'a [u8], room: &'a mut FieldRoom<'a>) -> Result
     let length = match request.parse_with_uninit_headers(bytes, room) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Err(NotAHead::Partial),
-        Err(_) => return Err(name_the_fault(bytes, is_request_line)),
+        Err(_) => {
+            let lines = complete_lines(bytes);
+            let mut request = httparse::Request::new(&mut []);
+            return Err(match request.parse_with_uninit_headers(lines, &mut field_room()) {
+                Ok(_) => NotAHead::Partial,
+                Err(_) => name_the_fault(lines),
+            });
+        }
     };
     let mut body = BodyFields::default();
     for field in request.headers.iter() {
@@ -140,20 +150,27 @@ pub fn may_begin_request(bytes: &[u8]) -> bool {
 /// When there is no whole head, see [`NotAHead`].
 pub fn parse_response(bytes: &[u8]) -> Result<ResponseHead, NotAHead> {
     // httparse skips empty lines here, and would wait for more of what cannot become a response.
-    let known = b"HTTP/1.".iter().zip(bytes).all(|(want, got)| want == got);
+    let known = RESPONSE_PREFIX.iter().zip(bytes).all(|(want, got)| want == got);
     if !known {
         return Err(NotAHead::Foreign);
     }
+    let mut config = ParserConfig::default();
+    config
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true);
     let mut room = field_room();
     let mut response = httparse::Response::new(&mut []);
-    let parsed = ParserConfig::default()
-        .allow_obsolete_multiline_headers_in_responses(true)
-        .allow_spaces_after_header_name_in_responses(true)
-        .parse_response_with_uninit_headers(&mut response, bytes, &mut room);
-    let length = match parsed {
+    let length = match config.parse_response_with_uninit_headers(&mut response, bytes, &mut room) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Err(NotAHead::Partial),
-        Err(_) => return Err(NotAHead::Malformed),
+        Err(_) => {
+            let (lines, mut room) = (complete_lines(bytes), field_room());
+            let mut response = httparse::Response::new(&mut []);
+            return Err(match config.parse_response_with_uninit_headers(&mut response, lines, &mut room) {
+                Ok(_) => NotAHead::Partial,
+                Err(_) => NotAHead::Malformed,
+            });
+        }
     };
     let status = response.code.filter(|status| (100..1000).contains(status)).ok_or(NotAHead::Malformed)?;
     let mut body = BodyFields::default();
@@ -179,15 +196,19 @@ pub fn proxy_line(bytes: &[u8]) -> Result<usize, NotAHead> {
     }
 }
 
-/// What is wrong with a request head that the parser refused. While the first line has no end, more bytes
-/// are waited for, so that the answer does not depend on how the bytes were cut into records.
-fn name_the_fault(bytes: &[u8], is_start_line: fn(&[u8]) -> bool) -> NotAHead {
-    let Some(line) = bytes.split(|&byte| byte == b'\n').next().filter(|line| line.len() < bytes.len()) else {
-        return NotAHead::Partial;
-    };
+/// `bytes` up to their last line end. A fault counts once the line it is in has come to its end, so that the
+/// answer does not depend on how the bytes were cut into records.
+fn complete_lines(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    bytes.get(..end).unwrap_or_default()
+}
+
+/// What is wrong with a request head, of one line or more, that the parser refused.
+fn name_the_fault(lines: &[u8]) -> NotAHead {
+    let line = lines.split(|&byte| byte == b'\n').next().unwrap_or_default();
     if line.starts_with(b"PRI * HTTP/2") {
         NotAHead::Http2
-    } else if is_start_line(line) {
+    } else if is_request_line(line) {
         NotAHead::Malformed
     } else {
         NotAHead::Foreign
@@ -266,7 +287,10 @@ mod tests {
             &format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1)),
             Some(NotAHead::Malformed),
         );
-        assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\n a").err(), Some(NotAHead::Malformed));
+        assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\n a").err(), Some(NotAHead::Partial));
+        assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\n a\r\n").err(), Some(NotAHead::Malformed));
+        assert_eq!(parse_response(b"HTTP/1.1 2x0").err(), Some(NotAHead::Partial));
+        assert_eq!(parse_response(b"HTTP/1.1 2x0\n").err(), Some(NotAHead::Malformed));
         assert_eq!(parse_response(b"HTTP/2").err(), Some(NotAHead::Foreign));
         assert_eq!(parse_response(b"HT").err(), Some(NotAHead::Partial));
         assert_eq!(parse_response(b"HTTP/1.1 099 X\r\n\r\n").err(), Some(NotAHead::Malformed));

@@ -5,7 +5,7 @@
 
 use super::{
     body::{Body, Reached},
-    head::{MAX_HEAD, NotAHead},
+    head::{MAX_HEAD, NotAHead, RESPONSE_PREFIX},
 };
 use crate::pipeline::{Ktime, ledger::Cause};
 
@@ -214,13 +214,15 @@ impl Parser {
         let held = self.head.len();
         let verdict = if held == 0 {
             self.began = at;
-            judge(input, at, standing)
+            judge(input.get(..MAX_HEAD).unwrap_or(input), at, standing)
         } else {
             let usable = input.len().min(MAX_HEAD.saturating_sub(held));
             let fresh = input.get(..usable).unwrap_or_default();
             self.head.extend_from_slice(fresh);
-            // Judged again only when a line has ended, so at most once per field.
-            if fresh.contains(&b'\n') { judge(&self.head, self.began, standing) } else { Verdict::Partial }
+            // Judged again only when a line has ended, so at most once per field, or while so little had come
+            // that the next byte may tell.
+            let telling = held < RESPONSE_PREFIX.len() || fresh.contains(&b'\n');
+            if telling { judge(&self.head, self.began, standing) } else { Verdict::Partial }
         };
         match verdict {
             Verdict::Head { length, .. } | Verdict::Skip { length } => {

@@ -841,3 +841,16 @@ fn rows_are_bounded_by_their_text() {
     player.play(&exchange(4999), Split::Whole);
     assert_eq!(player.pipeline.ledger(TARGET).reported, most + 1);
 }
+
+#[test]
+fn a_head_is_refused_at_the_end_of_a_line_however_it_is_cut() {
+    for response in [r"HTTP/1.1 2x0", r"HTTP/1.1 200 OK\r\nbad field: x"] {
+        let cut_off = format!("> GET /a HTTP/1.1\\r\\n\\r\\n\n< {response}\nx");
+        check_transcript(&cut_off, "aborted_before_response 1");
+        let refused = format!("> GET /a HTTP/1.1\\r\\n\\r\\n\n< {response}\\r\\n\nx");
+        check_transcript(&refused, "unreadable_head 1");
+    }
+    check_transcript("> GET /a HTTP/1.1\\r\\n\\r\\n\n< HTTX", "unreadable_head 1");
+    check_transcript("> GET /a HTTP/1.1\\r\\nbad field: x\nx", "incomplete_head 1");
+    check_transcript("> GET /a HTTP/1.1\\r\\nbad field: x\\r\\n\nx", "unreadable_head 1");
+}
