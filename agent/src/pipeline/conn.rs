@@ -16,7 +16,6 @@ use super::{
     Ktime, PipelineConfig,
     http::{
         exchange::{Context, Ending, Exchanges, Over, Place, Start},
-        head::MAX_HEAD,
         parser::At,
     },
     ledger::{Bytes, Cause},
@@ -98,7 +97,7 @@ impl ConnTracker {
             begins_call: data.call_start,
             begins_turn: data.call_start && data.turn_start,
         };
-        let room = config.limits.max_buffered.saturating_sub(others).min(MAX_HEAD);
+        let room = config.limits.max_buffered.saturating_sub(others);
         let mut cx = context(target, config, room);
         match data.direction {
             Direction::Ingress => exchanges.ingress(advance, place, &mut cx),
@@ -229,6 +228,11 @@ impl ConnTracker {
 
     pub fn take_forgotten(&mut self) -> std::vec::Drain<'_, ConnId> {
         self.forgotten.drain(..)
+    }
+
+    /// Memory held by incomplete heads, added up.
+    pub fn buffered(&self) -> usize {
+        self.conns.values().filter_map(|conn| conn.exchanges.as_ref()).map(Exchanges::buffered).sum()
     }
 
     pub fn count(&self, target: TargetId) -> usize {

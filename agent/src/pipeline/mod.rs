@@ -237,6 +237,11 @@ impl Pipeline {
         }
     }
 
+    /// Memory held by heads that are not complete, bytes; at most [`Limits::max_buffered`].
+    pub fn buffered(&self) -> usize {
+        self.conns.buffered()
+    }
+
     /// Connections of a target that are known right now, muted ones included.
     pub fn connections(&self, target: TargetId) -> usize {
         self.conns.count(target)

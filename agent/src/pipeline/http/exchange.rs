@@ -35,7 +35,7 @@ pub struct Context<'a> {
     pub target: &'a mut Target,
     pub limits: &'a Limits,
     pub response_time: ResponseTime,
-    /// Bytes of incomplete heads this connection may keep, per direction.
+    /// Memory for incomplete heads that this connection may hold, both directions together, bytes.
     pub room: usize,
 }
 
@@ -286,7 +286,7 @@ impl Exchanges {
             }
         }
         let was_in_step = !requests.is_lost();
-        let (room, responses_lost) = (cx.room, responses.is_lost());
+        let (room, responses_lost) = (cx.room.saturating_sub(responses.buffered()), responses.is_lost());
         let mut input = advance.bytes;
         while pairs.over.is_none() {
             let judge = |bytes: &[u8], began: At, standing| {
@@ -328,7 +328,7 @@ impl Exchanges {
         if begins && responses.is_lost() && !pairs.overlaps {
             responses.probe();
         }
-        let (room, asking) = (cx.room, Asking::of(requests));
+        let (room, asking) = (cx.room.saturating_sub(requests.buffered()), Asking::of(requests));
         let mut input = advance.bytes;
         while pairs.over.is_none() {
             let judge = |bytes: &[u8], began: At, standing| {

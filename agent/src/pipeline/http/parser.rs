@@ -157,7 +157,7 @@ impl Parser {
     }
 
     /// Takes a step through `input`. `judge` is shown every head as far as it has come; it is told where the
-    /// head began. At most `room` bytes are kept: a head that needs more is refused.
+    /// head began. At most `room` bytes of memory are kept: a head that needs more is refused.
     pub fn step(
         &mut self,
         input: &mut &[u8],
@@ -233,7 +233,7 @@ impl Parser {
                 if held == 0 {
                     self.head.extend_from_slice(input.get(..MAX_HEAD).unwrap_or(input));
                 }
-                if self.head.len() >= MAX_HEAD || self.head.len() > room {
+                if self.head.len() >= MAX_HEAD || self.head.capacity() > room {
                     return self.refuse(standing, input, NotAHead::TooLarge);
                 }
                 *input = &[];

@@ -854,3 +854,17 @@ fn a_head_is_refused_at_the_end_of_a_line_however_it_is_cut() {
     check_transcript("> GET /a HTTP/1.1\\r\\nbad field: x\nx", "incomplete_head 1");
     check_transcript("> GET /a HTTP/1.1\\r\\nbad field: x\\r\\n\nx", "unreadable_head 1");
 }
+
+#[test]
+fn a_head_takes_no_more_memory_than_there_is() {
+    let limits = Limits { max_buffered: 400, ..Limits::default() };
+    let mut player = Player::new(PipelineConfig { limits, ..PipelineConfig::default() });
+    for (conn, length) in [(0, 190), (1, 150), (1, 10)] {
+        if player.conn != conn {
+            (player.conn, player.positions) = (conn, [0, 0]);
+        }
+        player.data(Direction::Ingress, &b"GET /".repeat(length / 5), length as u32);
+        let held = player.pipeline.buffered();
+        assert!(held <= 400, "{held} bytes");
+    }
+}
