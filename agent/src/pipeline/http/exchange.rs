@@ -115,6 +115,8 @@ struct Pairs {
     newest_turn: u32,
     /// Latest turn in which a final response began.
     final_turn: Option<u32>,
+    /// What the target sent last.
+    sent_last: Latest,
     /// Requests may have been lost in turns that are accounted for otherwise.
     hidden_requests: bool,
     /// A request was seen to be sent before the response to an earlier turn's was complete.
@@ -218,6 +220,7 @@ impl Exchanges {
             followed: accounted,
             newest_turn: turn,
             final_turn: None,
+            sent_last: Latest::default(),
             hidden_requests: false,
             overlaps: false,
             virgin: true,
@@ -353,7 +356,8 @@ impl Exchanges {
             let effect = responses.gap(advance.gap_after, Cause::LostGap);
             pairs.response_gap(effect, Missing::after(advance), at, cx);
         }
-        pairs.touch_hidden(advance, at);
+        pairs.sent_last.push(advance);
+        pairs.touch_hidden(at);
         pairs.give_back_room();
     }
 
@@ -422,6 +426,33 @@ impl Exchanges {
             pairs.hidden_requests = false;
         }
         pairs.account_hidden(cx);
+    }
+}
+
+/// The latest bytes of a direction, as many as it takes to see a chunked body's end, whatever records they
+/// came in. Zeros where there are none, or a gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Latest([u8; 5]);
+
+impl Latest {
+    fn push(&mut self, advance: Advance<'_>) {
+        if advance.gap > 0 {
+            *self = Self::default();
+        }
+        for byte in advance.bytes.iter().skip(advance.bytes.len().saturating_sub(self.0.len())) {
+            self.0.rotate_left(1);
+            if let Some(last) = self.0.last_mut() {
+                *last = *byte;
+            }
+        }
+        if advance.gap_after > 0 {
+            *self = Self::default();
+        }
+    }
+
+    /// They look like the last chunk, without trailer fields.
+    fn ends_chunked(self) -> bool {
+        self.0 == *b"0\r\n\r\n"
     }
 }
 
@@ -825,15 +856,16 @@ impl Pairs {
     }
 
     /// Keeps the time of the latest byte of a response whose end is hidden.
-    fn touch_hidden(&mut self, advance: Advance<'_>, at: At) {
+    fn touch_hidden(&mut self, at: At) {
         let alone = self.queue.len() == 1;
+        let ends_chunked = self.sent_last.ends_chunked();
         let Some(first) = self.queue.front_mut().filter(|_| alone) else { return };
         let receiving = first.is_receiving();
         if let Some(response) = &mut first.response
             && let ResponseState::Hidden { closed } = &mut response.state
             && (response.turn == at.turn || receiving)
         {
-            *closed = advance.gap_after == 0 && advance.bytes.ends_with(b"0\r\n\r\n");
+            *closed = ends_chunked;
             response.last_byte = at.time;
             response.turn = at.turn;
         }

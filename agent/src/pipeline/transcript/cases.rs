@@ -868,3 +868,19 @@ fn a_head_takes_no_more_memory_than_there_is() {
         assert!(held <= 400, "{held} bytes");
     }
 }
+
+#[test]
+fn the_end_of_a_chunked_body_is_seen_however_it_is_cut() {
+    // The framing is broken, so where the body ends is not known; but it looks like an end.
+    let lines = read(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nabc
+          < def\r\n0\r\n\r\n",
+    );
+    for split in [Split::Whole, Split::Bytes] {
+        let mut player = Player::new(PipelineConfig::default());
+        player.play(&lines, split);
+        player.pipeline.finish_target(TARGET);
+        assert_eq!(player.outcome(), "GET /a 200 0ms ?>?", "{split:?}");
+    }
+}
