@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Read,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -33,7 +34,37 @@ pub fn run(path: &Path, config: PipelineConfig, app_version: Option<&str>) -> Re
     let unreadable = |error| Failure::Recording { path: path.to_owned(), error };
     let mut reader = Reader::open(path).map_err(unreadable)?;
     let mut pipeline = Pipeline::new(config);
-    let mut targets: BTreeMap<TargetId, u32> = BTreeMap::new();
+    let Played { targets, damage } = play(&mut reader, &mut pipeline).map_err(unreadable)?;
+    for (id, pid) in targets {
+        pipeline.finish_target(id);
+        let app = App {
+            version: app_version.map(str::to_owned),
+            routes: pipeline.routes(id).into_iter().map(|(method, path)| PathItem { method, path }).collect(),
+            ..App::default()
+        };
+        dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app));
+        let counts = pipeline.take_counts(id);
+        dry_run::print_sync(pid, &Sync::new(SystemTime::now(), Uuid::nil(), counts, None));
+        dry_run::print_ledger(pid, &pipeline.ledger(id));
+    }
+    damage.map_or(Ok(Exit::Ok), |error| Err(unreadable(error)))
+}
+
+/// What a recording held.
+#[derive(Debug)]
+pub struct Played {
+    /// Each target and its process.
+    pub targets: BTreeMap<TargetId, u32>,
+    /// Why it was not read to its end.
+    pub damage: Option<ReadError>,
+}
+
+/// Runs a recording through the pipeline, up to its end or the first damage. Targets are left unfinished.
+///
+/// # Errors
+/// When it cannot be read for another reason than damage.
+pub fn play<R: Read>(reader: &mut Reader<R>, pipeline: &mut Pipeline) -> Result<Played, ReadError> {
+    let mut targets = BTreeMap::new();
     let mut clock = Clock::default();
     let damage = loop {
         match reader.next_frame() {
@@ -56,22 +87,10 @@ pub fn run(path: &Path, config: PipelineConfig, app_version: Option<&str>) -> Re
             },
             Ok(None) => break None,
             Err(error @ ReadError::Damaged { .. }) => break Some(error),
-            Err(error) => return Err(unreadable(error)),
+            Err(error) => return Err(error),
         }
     };
-    for (id, pid) in targets {
-        pipeline.finish_target(id);
-        let app = App {
-            version: app_version.map(str::to_owned),
-            routes: pipeline.routes(id).into_iter().map(|(method, path)| PathItem { method, path }).collect(),
-            ..App::default()
-        };
-        dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app));
-        let counts = pipeline.take_counts(id);
-        dry_run::print_sync(pid, &Sync::new(SystemTime::now(), Uuid::nil(), counts, None));
-        dry_run::print_ledger(pid, &pipeline.ledger(id));
-    }
-    damage.map_or(Ok(Exit::Ok), |error| Err(unreadable(error)))
+    Ok(Played { targets, damage })
 }
 
 fn time_of(record: &Record<'_>) -> Ktime {

@@ -12,8 +12,7 @@ pub mod ledger;
 pub mod route;
 pub mod stream;
 pub mod target;
-#[cfg(test)]
-mod transcript;
+pub mod transcript;
 
 use std::{sync::Arc, time::Duration};
 

@@ -14,15 +14,22 @@
 //! What comes of it: one line for each exchange that is reported (method, template, status, time, request
 //! and response size), then one for each non-zero field of the ledger that is not `seen` or `reported`, nor a
 //! detail of another one.
+//!
+//! The tests of the pipeline are written in it, and the fuzzer reads it: what it finds becomes a case by
+//! pasting it.
 
 use agent_common::{
     conn::Direction,
     decode::{Closed, Data, End, Process, Record},
 };
 
-use super::{Ktime, Pipeline, PipelineConfig, target::Target};
+#[cfg(test)]
+use super::target::Target;
+use super::{Ktime, Pipeline, PipelineConfig};
 
+#[cfg(test)]
 mod cases;
+#[cfg(test)]
 mod properties;
 
 pub const TARGET: u32 = 1;
@@ -50,7 +57,10 @@ pub enum Split {
     At(usize),
 }
 
-/// Reads a transcript. Total, so that a fuzzer can use it: what is no line is skipped.
+/// Longest body that one line stands for, bytes.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// Reads a transcript. Total: what is no line is skipped.
 pub fn read(script: &str) -> Vec<Line> {
     script.lines().filter_map(|line| read_line(line.trim_start())).collect()
 }
@@ -73,7 +83,10 @@ fn read_line(line: &str) -> Option<Line> {
     };
     match rest.split_at_checked(1)? {
         (" ", text) => Some(Line::Bytes(direction, unescape(text))),
-        ("*", count) => number(count).map(|count: u32| Line::Bytes(direction, vec![b'x'; count as usize])),
+        ("*", count) => {
+            let body = |count: usize| Line::Bytes(direction, vec![b'x'; count.min(MAX_BODY)]);
+            number(count).map(|count: u32| body(count as usize))
+        }
         ("!", count) => number(count).map(|count| Line::Gap(direction, count)),
         ("0", count) => number(count).map(|count| Line::Unread(direction, count)),
         (".", _) => Some(Line::Position(direction)),
@@ -122,8 +135,14 @@ impl Player {
     }
 
     pub fn play(&mut self, lines: &[Line], split: Split) {
+        self.play_each(lines, split, |_| ());
+    }
+
+    /// Likewise, and looks at what came of it after each line.
+    pub fn play_each(&mut self, lines: &[Line], split: Split, look: impl Fn(&Self)) {
         let mut passed = 0;
         for line in lines {
+            look(self);
             let Line::Bytes(direction, bytes) = line else {
                 self.event(line);
                 continue;
@@ -235,11 +254,13 @@ impl Player {
         self.pipeline.handle_tick(Ktime(self.now));
     }
 
+    #[cfg(test)]
     pub fn target(&self) -> &Target {
         self.pipeline.targets.get(&TARGET).unwrap()
     }
 
     /// What came of it, in the notation of this file.
+    #[cfg(test)]
     pub fn outcome(&self) -> String {
         let ledger = self.pipeline.ledger(TARGET);
         let mut lines = self.target().reported.clone();
@@ -259,11 +280,13 @@ impl Player {
 }
 
 /// Plays a transcript whole, by bytes, and cut in two at every byte; the outcome must be the same.
+#[cfg(test)]
 #[track_caller]
 pub fn check_transcript(script: &str, want: &str) {
     check_with(|| Player::new(PipelineConfig::default()), script, want);
 }
 
+#[cfg(test)]
 #[track_caller]
 pub fn check_with(player: impl Fn() -> Player, script: &str, want: &str) {
     let lines = read(script);
