@@ -13,6 +13,7 @@ mod pipelining;
 mod ports;
 mod recording;
 mod servers;
+mod soak;
 mod sockets;
 mod status;
 mod traffic;

@@ -336,6 +336,12 @@ impl Stopped {
         self.last("ledger")
     }
 
+    /// The last ledger of each target.
+    pub fn ledgers(&self) -> Vec<Ledger> {
+        let of_targets = self.log.iter().filter(|line| line.message() == Some("ledger"));
+        of_targets.filter(|line| line.level() == Some("INFO")).map(LogLine::numbers).collect()
+    }
+
     /// What the kernel side says of its own work.
     ///
     /// # Panics

@@ -56,11 +56,18 @@ impl Origin {
 
     /// The server of [`crate::scripted`].
     pub fn scripted() -> Self {
-        Self::start(|_, address| {
-            let mut command = ending_with_us(built("scripted-server"));
-            command.arg(address.to_string());
-            command
-        })
+        Self::start(|_, address| scripted_server(address))
+    }
+
+    /// Ends a scripted server, and starts another one in its place.
+    ///
+    /// # Panics
+    /// When that does not listen in time, as when somebody else has taken the port.
+    pub fn restart_scripted(self) -> Self {
+        let address = self.address;
+        drop(self);
+        Self::start_at(address, |_, address| scripted_server(address))
+            .unwrap_or_else(|log| panic!("the server did not come back\n{log}"))
     }
 
     pub fn pid(&self) -> u32 {
@@ -99,30 +106,41 @@ impl Origin {
     fn start(command: impl Fn(&Path, SocketAddr) -> Command) -> Self {
         let mut log = String::new();
         for _ in 0..TRIES {
-            let dir = Scratch::new("origin");
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-            let file = File::create(dir.join("log")).expect("a fresh directory can be written to");
-            let mut command = command(&dir, address);
-            command
-                .process_group(0)
-                .stdin(Stdio::null())
-                .stdout(file.try_clone().expect("a file can be shared"))
-                .stderr(file);
-            let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-            let mut origin = Self { group: ProcessGroup::of(child), address, dir };
-            let listens = eventually(&format!("{command:?} listens"), START, || {
-                if origin.group.leader_has_exited() {
-                    return Some(false);
-                }
-                TcpStream::connect(address).is_ok().then_some(true)
-            });
-            if listens {
-                return origin;
+            match Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())), &command) {
+                Ok(origin) => return origin,
+                Err(printed) => log = printed,
             }
-            log = origin.log();
         }
         panic!("the server ended before it listened\n{log}");
     }
+
+    /// # Errors
+    /// What the server printed, when it ended.
+    fn start_at(address: SocketAddr, command: impl Fn(&Path, SocketAddr) -> Command) -> Result<Self, String> {
+        let dir = Scratch::new("origin");
+        let file = File::create(dir.join("log")).expect("a fresh directory can be written to");
+        let mut command = command(&dir, address);
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a file can be shared"))
+            .stderr(file);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut origin = Self { group: ProcessGroup::of(child), address, dir };
+        let listens = eventually(&format!("{command:?} listens"), START, || {
+            if origin.group.leader_has_exited() {
+                return Some(false);
+            }
+            TcpStream::connect(address).is_ok().then_some(true)
+        });
+        if listens { Ok(origin) } else { Err(origin.log()) }
+    }
+}
+
+fn scripted_server(address: SocketAddr) -> Command {
+    let mut command = ending_with_us(built("scripted-server"));
+    command.arg(address.to_string());
+    command
 }
 
 impl Drop for Origin {

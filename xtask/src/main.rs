@@ -13,6 +13,7 @@ mod qemu;
 mod record;
 mod servers;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod workspace;
@@ -42,6 +43,8 @@ enum Task {
     Servers,
     /// Record these servers anew for the tests that replay them, and write docs/tested.md (needs root)
     Record(record::Args),
+    /// Traffic for minutes on end, while servers restart and clients go away (needs root)
+    Soak(soak::Args),
     /// Formatting, clippy and all tests, those through the kernel included (needs root)
     Test,
     /// The agent on kernels from Linux 5.10 to 7.2, emulated by QEMU
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Servers => servers::install(),
         Task::Record(args) => record::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Test => test::run(),
         Task::E2e(args) => e2e::run(&args),
     };
