@@ -1,14 +1,16 @@
 //! The agent is killed, again and again, and whoever it watched does not notice.
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tests::agent::Agent;
+use rustix::process::Signal;
+use tests::agent::{Agent, binary};
 use tests::app::{App, Server};
 use tests::client::Request;
 use tests::eventually::{eventually, let_pass};
 use tests::machine;
-use tests::process::program_ids;
+use tests::process::{program_ids, signal};
 
 const KILLS: u64 = 100;
 /// The kernel frees programs when nobody can be inside them any more.
@@ -23,12 +25,11 @@ fn target_does_not_notice_that_the_agent_is_killed() {
         let clients: Vec<_> = apps.iter().map(|app| scope.spawn(|| ask(app, &answered, &over))).collect();
         for kill in 0..KILLS {
             let before = answered.load(Ordering::Relaxed);
-            let agent = Agent::watching(apps[0].pid()).arg("--pid").arg(&apps[1].pid().to_string()).start();
-            let programs = program_ids(agent.pid());
-            assert!(programs.len() >= 4, "the agent has only the programs {programs:?}");
-            // At another moment each time: between 0 and 50 ms after it began to watch.
-            let_pass(Duration::from_micros(kill * 7919 % 50_000));
-            drop(agent);
+            let programs = if kill % 2 == 0 {
+                kill_while_watching(&apps, kill)
+            } else {
+                kill_while_starting(&apps, kill)
+            };
             eventually("no program of the agent is left", PATIENCE, || {
                 let left: Vec<u32> =
                     loaded_programs().into_iter().filter(|id| programs.contains(id)).collect();
@@ -41,6 +42,33 @@ fn target_does_not_notice_that_the_agent_is_killed() {
         clients.into_iter().for_each(|client| client.join().expect("every request was answered"));
     });
     println!("{KILLS} kills, {} requests answered", answered.load(Ordering::Relaxed));
+}
+
+/// Kills an agent up to 50 ms after it began to watch. Its programs.
+fn kill_while_watching(apps: &[App; 2], kill: u64) -> Vec<u32> {
+    let agent = Agent::watching(apps[0].pid()).arg("--pid").arg(&apps[1].pid().to_string()).start();
+    let programs = program_ids(agent.pid());
+    assert!(programs.len() >= 4, "the agent has only the programs {programs:?}");
+    let_pass(Duration::from_micros(kill * 7919 % 50_000));
+    drop(agent);
+    programs
+}
+
+/// Kills an agent up to 300 ms after it was started: before, while and after it loads and attaches its programs. Those
+/// that it had.
+fn kill_while_starting(apps: &[App; 2], kill: u64) -> Vec<u32> {
+    let mut command = Command::new(binary());
+    let pids = apps.each_ref().map(|app| app.pid().to_string());
+    command.args(["--dry-run", "--pid", &pids[0], "--pid", &pids[1]]);
+    let mut agent =
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the agent can be started");
+    let_pass(Duration::from_micros(kill * 7919 % 300_000));
+    // Nothing changes between the look and the end.
+    signal(&mut agent, Signal::STOP);
+    let programs = program_ids(agent.id());
+    agent.kill().expect("it is our child");
+    agent.wait().expect("it is our child");
+    programs
 }
 
 /// Sends requests until it is over. Every one must be answered as it should, over the same connection or a new one.
