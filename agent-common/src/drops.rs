@@ -1,4 +1,11 @@
-//! Why the kernel side gave something up, and how much it moved: indexes into its per-CPU counters.
+//! Why the kernel side gave something up, and how much it moved: indexes into its counters.
+
+/// Value of the `COUNTERS` map: the counters of one CPU, in cache lines of their own. A [`DropReason`] is its own
+/// index, a [`Tally`] comes [`TALLIES_AT`] later. User space adds up what all CPUs have counted.
+pub type Counters = [u64; COUNTERS];
+pub const COUNTERS: usize = 16;
+pub const TALLIES_AT: usize = 12;
+const _: () = assert!(DropReason::ALL.len() <= TALLIES_AT && TALLIES_AT + Tally::ALL.len() <= COUNTERS);
 
 /// Why something was given up. Each failure increments one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use agent_common::{
     conn::{ConnId, ConnState, MuteSet, TargetId},
-    drops::{DropReason, Tally},
+    drops::Counters,
     limits,
     settings::Settings,
 };
@@ -39,17 +39,15 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
 #[map]
 pub static PIECES: PerCpuArray<Pieces> = PerCpuArray::with_max_entries(1, 0);
 
-/// How often each `DropReason` happened.
+/// What was given up and what moved, by CPU; user space makes room for all of them. It reads them, as it does
+/// `UNTOLD`, in memory that both sides see: Linux 7.2 skips programs while somebody on their CPU looks into a map.
 #[map]
-pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::ALL.len() as u32, 0);
+pub static COUNTERS: Array<Counters> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Per target: turns of which user space cannot know, on connections whose end it was not told either.
+/// Turns of which user space cannot know, on connections whose end it was not told either: by CPU, and by target
+/// within.
 #[map]
-pub static UNTOLD: PerCpuArray<u64> = PerCpuArray::with_max_entries(limits::TARGETS, 0);
-
-/// How much moved, see `Tally`.
-#[map]
-pub static TALLIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Tally::ALL.len() as u32, 0);
+pub static UNTOLD: Array<u64> = Array::with_max_entries(limits::TARGETS, BPF_F_MMAPABLE);
 
 /// Field offsets and switches, put in by user space before loading; constants to the verifier.
 #[unsafe(no_mangle)]

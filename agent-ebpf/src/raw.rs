@@ -6,9 +6,9 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use agent_common::{
     conn::{ConnId, ConnState, Mute, MuteSlot, TargetId, mute_set},
-    drops::{DropReason, Tally},
+    drops::{DropReason, TALLIES_AT, Tally},
     event::RecordHeader,
-    limits::MUTE_SLOTS,
+    limits::{self, MUTE_SLOTS},
 };
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated},
@@ -131,32 +131,48 @@ pub fn mute_of(conn: ConnId) -> Mute {
 /// Counts a failure; the value is what a program returns.
 #[inline(always)]
 pub fn count_drop(reason: DropReason) -> i32 {
-    add(&maps::DROPS, reason as u32, 1);
+    add(reason as usize, 1);
     0
 }
 
 /// Adds to a tally.
 #[inline(always)]
 pub fn tally(what: Tally, amount: u64) {
-    add(&maps::TALLIES, what as u32, amount);
+    add(TALLIES_AT + what as usize, amount);
 }
 
 /// Adds to the turns of a target that user space cannot know of.
 #[inline(always)]
 pub fn add_untold(target: TargetId, turns: u64) {
-    add(&maps::UNTOLD, target, turns);
+    if target < limits::TARGETS
+        && let Some(counter) = maps::UNTOLD.get_ptr_mut(current_cpu() * limits::TARGETS + target)
+    {
+        // A plain add, as below.
+        // SAFETY: the pointer comes from a look-up and is aligned as map values are.
+        unsafe { *counter = (*counter).wrapping_add(turns) }
+    }
 }
 
+/// `index` is below `COUNTERS`.
 #[inline(always)]
-fn add(counters: &aya_ebpf::maps::PerCpuArray<u64>, index: u32, amount: u64) {
-    if let Some(counter) = counters.get_ptr_mut(index) {
+fn add(index: usize, amount: u64) {
+    if let Some(counters) = maps::COUNTERS.get_ptr_mut(current_cpu()) {
         // A plain add: raw tracepoints run with preemption off (`cant_sleep` in kernel/trace/bpf_trace.c),
         // and none of ours fires in an interrupt, so no program interrupts another on one CPU. From Linux 7.2
         // on those of system calls may be preempted; a program is then still never interrupted by itself, and
         // that another of ours comes in between these two instructions costs one count of a diagnostic.
-        // SAFETY: the pointer comes from a look-up and is aligned as map values are.
-        unsafe { *counter = (*counter).wrapping_add(amount) }
+        // SAFETY: the pointer comes from a look-up and is aligned as map values are; the index is within.
+        unsafe {
+            let counter = counters.cast::<u64>().add(index);
+            *counter = (*counter).wrapping_add(amount);
+        }
     }
+}
+
+#[inline(always)]
+fn current_cpu() -> u32 {
+    // SAFETY: no preconditions.
+    unsafe { generated::bpf_get_smp_processor_id() }
 }
 
 /// A record of one size class, reserved in the ring buffer.

@@ -194,13 +194,14 @@ impl Daemon {
 
     /// Handles what waits in the ring buffer, up to a batch.
     fn handle_records(&mut self) -> Handled {
-        let Self { records, pipeline, tape, reports, .. } = self;
+        let Self { records, pipeline, probe, tape, reports, .. } = self;
         let mut exited = false;
         let count = records.drain(BATCH, |bytes| match decode(bytes) {
             Ok(record) => {
                 tape.record(bytes, &record);
                 match record {
                     Record::ProcessForked(process) => {
+                        probe.has_forked(process.pid, process.target);
                         let parent = reports.iter().find(|report| report.target.id == process.target);
                         debug!(
                             pid = process.pid,
@@ -210,6 +211,7 @@ impl Daemon {
                     }
                     Record::ProcessExited(process) => {
                         exited = true;
+                        probe.has_exited(process.pid);
                         debug!(pid = process.pid, "process exited");
                     }
                     Record::Data(_) | Record::End(_) | Record::Closed(_) => {}
@@ -271,6 +273,7 @@ impl Daemon {
 
     /// Finishes the targets of which no process is left.
     fn see_who_is_left(&mut self) -> Outlook {
+        self.probe.catch_up();
         let ended: Vec<bool> =
             self.reports.iter_mut().map(|report| report.target.has_ended(&self.probe)).collect();
         if ended.contains(&true) {

@@ -142,6 +142,7 @@ fn is_watched(probe: &Probe, id: TargetId) -> bool {
 /// Takes processes out of the kernel side's table that are gone without its having seen them go: those that
 /// exited while they were being entered.
 pub fn drop_dead(probe: &mut Probe) {
+    probe.catch_up();
     for (pid, _) in probe.watched() {
         if !discover::exists(pid) {
             probe.unwatch(pid);

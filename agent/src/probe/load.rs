@@ -3,19 +3,20 @@
 //! Nothing outlives the process: links, programs and maps die with their file descriptors.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use agent_common::{
     conn::{ConnId, ConnState, Mute, TargetId, role},
-    drops::{DropReason, Tally},
+    drops::{COUNTERS, DropReason, Tally},
     limits,
     settings::Settings,
 };
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{HashMap, Map, MapData, MapError},
     programs::{ProgramError, ProgramType, RawTracePoint, TracePoint},
     sys::{SyscallError, is_program_supported},
 };
@@ -23,8 +24,10 @@ use tracing::{debug, warn};
 
 use super::{
     btf::{Btf, BtfError},
+    counters::{self, Counters},
     host::{KernelVersion, NO_MEMLOCK},
     mutes::Mutes,
+    shared::Shared,
     source::{Records, readiness},
 };
 
@@ -76,9 +79,11 @@ pub struct Probe {
     targets: HashMap<MapData, u32, TargetId>,
     mutes: Mutes,
     conns: HashMap<MapData, ConnId, ConnState>,
-    drops: PerCpuArray<MapData, u64>,
-    tallies: PerCpuArray<MapData, u64>,
-    untold: PerCpuArray<MapData, u64>,
+    counters: Counters,
+    /// What `targets` holds, from our own doing and from records: looking into a map has Linux 7.2 skip programs.
+    watched: BTreeMap<u32, TargetId>,
+    /// Records of that kind that found no room, when `watched` was last read from the map.
+    lost_records: u64,
     programs: [&'static str; 4],
     /// Holds the programs and their links.
     ebpf: Ebpf,
@@ -96,12 +101,15 @@ impl Probe {
         }
         may_load_programs()?;
         let settings = settings(&Btf::of_kernel()?, options)?;
+        let cpus = counters::cpus().map_err(|error| LoadError::Object(format!("number of CPUs: {error}")))?;
         let log_level = if options.verbose { 4_u8 } else { 0 };
         let mut ebpf = EbpfLoader::new()
             .btf(None) // offsets come through `settings`; nothing in the object needs relocation
             .override_global("SETTINGS", &settings, true)
             .override_global("AYA_LOG_LEVEL", &log_level, false)
             .map_max_entries("RECORDS", options.ring_bytes)
+            .map_max_entries("COUNTERS", cpus)
+            .map_max_entries("UNTOLD", cpus * limits::TARGETS)
             .load(OBJECT)
             .map_err(|error| object_error(&error))?;
         let (sys_exit, sys_enter) = attach_to_syscalls(&mut ebpf, kernel)?;
@@ -114,11 +122,14 @@ impl Probe {
         let records = Records::new(take(&mut ebpf, "RECORDS")?);
         let probe = Self {
             targets: take(&mut ebpf, "TARGETS")?,
-            mutes: mutes(&mut ebpf)?,
+            mutes: Mutes::new(shared(&mut ebpf, "MUTES", Mutes::WORDS)?),
             conns: take(&mut ebpf, "CONNS")?,
-            drops: take(&mut ebpf, "DROPS")?,
-            tallies: take(&mut ebpf, "TALLIES")?,
-            untold: take(&mut ebpf, "UNTOLD")?,
+            counters: Counters::new(
+                shared(&mut ebpf, "COUNTERS", cpus as usize * COUNTERS)?,
+                shared(&mut ebpf, "UNTOLD", (cpus * limits::TARGETS) as usize)?,
+            ),
+            watched: BTreeMap::new(),
+            lost_records: 0,
             programs: [sys_exit, sys_enter, "process_fork", "process_exit"],
             ebpf,
         };
@@ -130,18 +141,39 @@ impl Probe {
     /// # Errors
     /// When the process table is full.
     pub fn watch(&mut self, pid: u32, target: TargetId) -> Result<(), LoadError> {
+        self.watched.insert(pid, target);
         self.targets.insert(pid, target, 0).map_err(|error| map_error("TARGETS", &error))
     }
 
     /// Watches a process no longer.
     pub fn unwatch(&mut self, pid: u32) {
+        self.watched.remove(&pid);
         // Not there: it exited, and the kernel side has removed it.
         let _ = self.targets.remove(&pid);
     }
 
+    /// Takes note that the kernel side watches a process, since its parent is watched.
+    pub fn has_forked(&mut self, pid: u32, target: TargetId) {
+        self.watched.insert(pid, target);
+    }
+
+    /// Takes note that it does so no longer.
+    pub fn has_exited(&mut self, pid: u32) {
+        self.watched.remove(&pid);
+    }
+
+    /// Looks into the kernel side's table of processes, if records about some of them may have been lost.
+    pub fn catch_up(&mut self) {
+        let lost_records = self.counters.drops(DropReason::RingFullControl);
+        if lost_records != self.lost_records {
+            self.lost_records = lost_records;
+            self.watched = self.targets.iter().filter_map(Result::ok).collect();
+        }
+    }
+
     /// The processes watched now and the target of each.
     pub fn watched(&self) -> Vec<(u32, TargetId)> {
-        self.targets.iter().filter_map(Result::ok).collect()
+        self.watched.iter().map(|(pid, target)| (*pid, *target)).collect()
     }
 
     /// Tells the kernel side what is not needed of a connection.
@@ -171,13 +203,13 @@ impl Probe {
 
     /// How often the kernel side gave something up, by reason, since loading.
     pub fn drops(&self) -> [(DropReason, u64); DropReason::ALL.len()] {
-        DropReason::ALL.map(|reason| (reason, sum(&self.drops, reason as u32)))
+        DropReason::ALL.map(|reason| (reason, self.counters.drops(reason)))
     }
 
     /// Turns of which the ring buffer had no room for any record, on connections whose close it had no room for
     /// either, since loading.
     pub fn untold(&self, target: TargetId) -> u64 {
-        sum(&self.untold, target)
+        self.counters.untold(target)
     }
 
     /// What the kernel side knows of a connection.
@@ -204,7 +236,7 @@ impl Probe {
 
     /// How much moved since loading.
     pub fn tallies(&self) -> [(Tally, u64); Tally::ALL.len()] {
-        Tally::ALL.map(|tally| (tally, sum(&self.tallies, tally as u32)))
+        Tally::ALL.map(|tally| (tally, self.counters.tally(tally)))
     }
 }
 
@@ -370,14 +402,10 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, map: &'static str) -
     M::try_from(found).map_err(|error| map_error(map, &error))
 }
 
-fn mutes(ebpf: &mut Ebpf) -> Result<Mutes, LoadError> {
-    let Some(Map::Array(map)) = ebpf.take_map("MUTES") else { unreachable!("the object holds this array") };
-    Mutes::of_map(map.fd().as_fd())
-        .map_err(|error| LoadError::Map { map: "MUTES", reason: error.to_string() })
-}
-
-fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
-    counters.get(&index, 0).map_or(0, |values| values.iter().sum())
+fn shared(ebpf: &mut Ebpf, map: &'static str, words: usize) -> Result<Shared, LoadError> {
+    let Some(Map::Array(array)) = ebpf.take_map(map) else { unreachable!("the object holds these arrays") };
+    Shared::of_map(array.fd().as_fd(), words)
+        .map_err(|error| LoadError::Map { map, reason: error.to_string() })
 }
 
 fn lift_memlock() {

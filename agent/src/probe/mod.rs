@@ -2,8 +2,10 @@
 
 pub mod btf;
 pub mod clock;
+mod counters;
 pub mod discover;
 pub mod host;
 pub mod load;
 mod mutes;
+mod shared;
 pub mod source;

@@ -1,56 +1,42 @@
 //! The table of mutes: memory that the programs read and we write, without a system call for each.
 
-use std::{
-    io,
-    os::fd::BorrowedFd,
-    ptr::{NonNull, null_mut},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use agent_common::{
-    conn::{ConnId, Mute, MuteSet, MuteSlot, mute_set},
+    conn::{ConnId, Mute, MuteSlot, mute_set},
     limits::{MUTE_SETS, MUTE_SLOTS},
 };
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// The mapped table. One connection's mute is in one of the slots of its set; a full set gives up the mute of
-/// another connection, which costs records and nothing else.
+use super::shared::Shared;
+
+/// One connection's mute is in one of the slots of its set; a full set gives up the mute of another connection,
+/// which costs records and nothing else.
 pub struct Mutes {
-    table: NonNull<AtomicU64>,
+    table: Shared,
 }
 
-/// A slot as the words it consists of, in the order of [`MuteSlot`].
-type Slot = [AtomicU64; SLOT_WORDS];
+/// Words of a [`MuteSlot`], in its order, and of a set.
 const SLOT_WORDS: usize = size_of::<MuteSlot>() / size_of::<u64>();
+const SET_WORDS: usize = SLOT_WORDS * MUTE_SLOTS;
 const _: () = assert!(SLOT_WORDS == 3);
-const TABLE_BYTES: usize = size_of::<MuteSet>() * MUTE_SETS as usize;
-
-// SAFETY: the memory belongs to the value, and is accessed by atomic operations alone.
-unsafe impl Send for Mutes {}
 
 impl Mutes {
-    /// Maps the map's memory.
-    ///
-    /// # Errors
-    /// When the kernel refuses, for lack of memory.
-    pub fn of_map(map: BorrowedFd<'_>) -> io::Result<Self> {
-        // SAFETY: a fresh mapping at a place of the kernel's choice; no other memory is touched.
-        let address = unsafe {
-            mmap(null_mut(), TABLE_BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, map, 0)
-        }?;
-        let table = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { table })
+    /// Words of the whole table.
+    pub const WORDS: usize = SET_WORDS * MUTE_SETS as usize;
+
+    pub fn new(table: Shared) -> Self {
+        Self { table }
     }
 
     /// Puts down what is not needed of a connection.
     pub fn set(&mut self, conn: ConnId, mute: Mute) {
-        let slots = self.slots(conn);
-        let of = |conn| slots.iter().find(|slot| slot[0].load(Ordering::Relaxed) == conn);
-        let slot = match (of(conn), of(FREE)) {
-            (Some(slot), _) | (None, Some(slot)) => slot,
-            (None, None) => &slots[conn as usize % MUTE_SLOTS],
+        let set = self.set_of(conn);
+        let of = |conn| slots(set).find(|[owner, ..]| owner.load(Ordering::Relaxed) == conn);
+        let another = || slots(set).nth(conn as usize % MUTE_SLOTS);
+        let Some([owner, ingress_until, egress_until]) = of(conn).or_else(|| of(FREE)).or_else(another)
+        else {
+            return;
         };
-        let [owner, ingress_until, egress_until] = slot;
         if owner.load(Ordering::Relaxed) != conn {
             owner.store(FREE, Ordering::Release);
         }
@@ -61,25 +47,21 @@ impl Mutes {
 
     /// Takes out a connection that is gone.
     pub fn remove(&mut self, conn: ConnId) {
-        for slot in self.slots(conn).iter().filter(|slot| slot[0].load(Ordering::Relaxed) == conn) {
-            slot[0].store(FREE, Ordering::Release);
+        for [owner, ..] in slots(self.set_of(conn)) {
+            if owner.load(Ordering::Relaxed) == conn {
+                owner.store(FREE, Ordering::Release);
+            }
         }
     }
 
-    fn slots(&self, conn: ConnId) -> &[Slot; MUTE_SLOTS] {
-        let set = mute_set(conn) as usize;
-        // SAFETY: `mute_set` is below `MUTE_SETS`, so the set lies in the mapping, which lives as long as `self`;
-        // it is zeroed memory at first, and atomics may be shared with the kernel.
-        unsafe { self.table.cast::<[Slot; MUTE_SLOTS]>().add(set).as_ref() }
+    fn set_of(&self, conn: ConnId) -> &[AtomicU64] {
+        let start = mute_set(conn) as usize * SET_WORDS;
+        self.table.words().get(start..start + SET_WORDS).unwrap_or_default()
     }
 }
 
-impl Drop for Mutes {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping, and no reference into it outlives a call.
-        let unmapped = unsafe { munmap(self.table.as_ptr().cast(), TABLE_BYTES) };
-        debug_assert!(unmapped.is_ok());
-    }
+fn slots(set: &[AtomicU64]) -> impl Iterator<Item = &[AtomicU64; SLOT_WORDS]> {
+    set.chunks_exact(SLOT_WORDS).filter_map(|slot| slot.try_into().ok())
 }
 
 /// [`MuteSlot::conn`] of a slot that nobody has. No socket has this inode number.
@@ -93,14 +75,14 @@ mod tests {
 
     fn table() -> (File, Mutes) {
         let file = tempfile::tempfile().unwrap();
-        file.set_len(TABLE_BYTES as u64).unwrap();
-        let mutes = Mutes::of_map(file.as_fd()).unwrap();
+        file.set_len((Mutes::WORDS * size_of::<u64>()) as u64).unwrap();
+        let mutes = Mutes::new(Shared::of_map(file.as_fd(), Mutes::WORDS).unwrap());
         (file, mutes)
     }
 
     fn of(mutes: &Mutes, conn: ConnId) -> Option<(u64, u64)> {
         let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let slot = mutes.slots(conn).iter().find(|slot| load(&slot[0]) == conn)?;
+        let slot = slots(mutes.set_of(conn)).find(|slot| load(&slot[0]) == conn)?;
         Some((load(&slot[1]), load(&slot[2])))
     }
 

@@ -73,7 +73,7 @@ fn unsafe_code_lives_where_it_is_expected() {
         // mallopt
         "agent/src/memory.rs",
         // A map's memory, shared with the kernel.
-        "agent/src/probe/mutes.rs",
+        "agent/src/probe/shared.rs",
     ];
     let mut found = Vec::new();
     for dir in ["agent/src", "agent-common/src", "agent-ebpf/src", "xtask/src"] {
