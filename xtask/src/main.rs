@@ -1,11 +1,12 @@
-//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `test`, `e2e`. Each brings what the machine
-//! lacks, asks nothing, and does nothing twice.
+//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `fuzz`, `test`, `e2e`. Each brings
+//! what the machine lacks, asks nothing, and does nothing twice.
 #![allow(clippy::print_stdout, reason = "talking to whoever typed the command is what this program is for")]
 
 mod demo;
 mod e2e;
 #[path = "../../agent/ebpf_toolchain.rs"]
 mod ebpf_toolchain;
+mod fuzz;
 mod initramfs;
 mod kernels;
 mod packages;
@@ -45,6 +46,8 @@ enum Task {
     Record(record::Args),
     /// Traffic for minutes on end, while servers restart and clients go away (needs root)
     Soak(soak::Args),
+    /// Feed the agent what the fuzzer makes up
+    Fuzz(fuzz::Args),
     /// Formatting, clippy and all tests, those through the kernel included (needs root)
     Test,
     /// The agent on kernels from Linux 5.10 to 7.2, emulated by QEMU
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Servers => servers::install(),
         Task::Record(args) => record::run(&args),
         Task::Soak(args) => soak::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Test => test::run(),
         Task::E2e(args) => e2e::run(&args),
     };

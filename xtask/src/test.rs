@@ -1,5 +1,5 @@
 //! `cargo xtask test`: everything that must hold before a commit. Ends in one line: `N passed, M failed`.
-//! A kernel in QEMU counts as one test.
+//! A kernel in QEMU counts as one test, and so does a fuzz target.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::e2e::{self, Outcome};
 use crate::kernels::Series;
-use crate::{ebpf_toolchain, servers, setup, step, workspace};
+use crate::{ebpf_toolchain, fuzz, servers, setup, step, workspace};
 
 /// # Errors
 /// When we are not root, something cannot be installed, or anything does not hold. All tests run all the same.
@@ -44,6 +44,7 @@ pub fn run() -> Result<()> {
     step::run("building the tests", workspace::cargo().args(["test", "--workspace", "--no-run"]))?;
     let mut tests = run_tests()?;
     run_on_kernels(&mut tests);
+    tests.add(&fuzz::short()?);
     if tests.ignored > 0 {
         println!("\n{} ignored: a test that does not run proves nothing, so none may be", tests.ignored);
     }
@@ -68,14 +69,14 @@ fn check_dependencies() -> Result<()> {
     )
 }
 
-/// What all test binaries together said.
+/// What all test binaries, or another step, said.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tests {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub struct Tests {
+    pub passed: u64,
+    pub failed: u64,
+    pub ignored: u64,
     /// Whether cargo itself ended well: a binary that crashed has no last line to count.
-    ok: bool,
+    pub ok: bool,
 }
 
 /// Runs all tests, showing what they print and counting along.
@@ -116,6 +117,14 @@ fn run_on_kernels(tests: &mut Tests) {
 }
 
 impl Tests {
+    /// Adds what another step said.
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.ok &= other.ok;
+    }
+
     /// Adds the counts of a line like `test result: ok. 12 passed; 0 failed; 0 ignored; ...`; others say nothing.
     fn count(&mut self, line: &str) {
         let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
