@@ -16,6 +16,8 @@
 
 use std::collections::VecDeque;
 
+use agent_common::limits::ROLE_PREFIX;
+
 use super::{
     body::{Body, Reached},
     framing::Framing,
@@ -115,6 +117,8 @@ struct Pairs {
     newest_turn: u32,
     /// Latest turn in which a final response began.
     final_turn: Option<u32>,
+    /// What the client began this turn with, as long as it is out of step and that may yet tell something.
+    opening: Option<Opening>,
     /// What the target sent last.
     sent_last: Latest,
     /// Requests may have been lost in turns that are accounted for otherwise.
@@ -220,6 +224,7 @@ impl Exchanges {
             followed: accounted,
             newest_turn: turn,
             final_turn: None,
+            opening: None,
             sent_last: Latest::default(),
             hidden_requests: false,
             overlaps: false,
@@ -282,12 +287,11 @@ impl Exchanges {
             } else {
                 requests.lose();
             }
-            if !head::may_begin_request(advance.bytes) {
-                // More of an earlier request: of a body whose framing is lost, or that was answered before its end.
-                pairs.account_through(at.turn.saturating_sub(1), cx);
-                pairs.accounted = pairs.accounted.max(at.turn);
-            }
+            pairs.opening = Some(Opening::default());
+        } else if advance.gap > 0 || advance.stale > 0 {
+            pairs.opening = None;
         }
+        pairs.note_opening(advance.bytes, at, cx);
         let was_in_step = !requests.is_lost();
         let (room, responses_lost) = (cx.room.saturating_sub(responses.buffered()), responses.is_lost());
         let mut input = advance.bytes;
@@ -305,6 +309,7 @@ impl Exchanges {
         if advance.gap_after > 0 && pairs.over.is_none() {
             let (cause, missing) = (Cause::LostGap, Missing::after(advance));
             pairs.request_gap(requests.gap(advance.gap_after, cause), missing, cause, at, cx);
+            pairs.opening = None;
         }
         if was_in_step || !requests.is_lost() || pairs.is_still_receiving(at.turn) {
             pairs.accounted = pairs.accounted.max(at.turn);
@@ -429,6 +434,27 @@ impl Exchanges {
     }
 }
 
+/// The first bytes of a turn, empty lines left out, as many as it takes to see that no request begins there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Opening {
+    bytes: [u8; ROLE_PREFIX + 1],
+    length: usize,
+}
+
+impl Opening {
+    fn push(&mut self, bytes: &[u8]) {
+        let bytes = if self.length == 0 { bytes.trim_ascii_start() } else { bytes };
+        for (slot, byte) in self.bytes.iter_mut().skip(self.length).zip(bytes) {
+            *slot = *byte;
+            self.length += 1;
+        }
+    }
+
+    fn seen(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
 /// The latest bytes of a direction, as many as it takes to see a chunked body's end, whatever records they
 /// came in. Zeros where there are none, or a gap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -541,6 +567,20 @@ impl Pairs {
     fn account_hidden(&mut self, cx: &mut Context<'_>) {
         if std::mem::take(&mut self.hidden_requests) {
             cx.target.lose(self.requests_lost_to, 1);
+        }
+    }
+
+    /// Looks at more of a turn's first bytes, whatever records they come in. What no request begins with is more of
+    /// an earlier one: of a body whose framing is lost, or that was answered before its end.
+    fn note_opening(&mut self, bytes: &[u8], at: At, cx: &mut Context<'_>) {
+        let Some(opening) = &mut self.opening else { return };
+        opening.push(bytes);
+        if !head::may_begin_request(opening.seen()) {
+            self.opening = None;
+            self.account_through(at.turn.saturating_sub(1), cx);
+            self.accounted = self.accounted.max(at.turn);
+        } else if opening.length == opening.bytes.len() {
+            self.opening = None;
         }
     }
 

@@ -884,3 +884,15 @@ fn the_end_of_a_chunked_body_is_seen_however_it_is_cut() {
         assert_eq!(player.outcome(), "GET /a 200 0ms ?>?", "{split:?}");
     }
 }
+
+#[test]
+fn what_begins_no_request_is_told_however_it_is_cut() {
+    check_transcript(
+        r"> GE( /a HTTP/1.1\r\n\r\n
+          < what
+          > GE( /b HTTP/1.1\r\n\r\n
+          < what
+          x",
+        "unreadable_head 1",
+    );
+}
