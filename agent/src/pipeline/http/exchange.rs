@@ -7,9 +7,10 @@
 //! - A client that does not pipeline sends a request when it has the whole response before it. So ingress
 //!   that begins a turn, and a system call, begins a request, if the turn before it brought a final response.
 //!   (After an interim 100 it is the body of the same request; so when we did not see what the turn before
-//!   brought, we wait for one more turn.)
+//!   brought, we wait for one more turn, unless its request is known and expects no 100.)
 //! - Egress that begins a turn, and a system call, begins a response to the first request of that turn.
-//! - Turns of which nothing was parsed are exchanges that were lost, one each.
+//! - Turns of which nothing was parsed are exchanges that were lost, one each, unless their first bytes are known and
+//!   cannot begin a request.
 //!
 //! Neither of the first two is believed without a complete head, and none of them on a connection that was
 //! seen to overlap turns (a request sent before the response to an earlier turn's was complete).
