@@ -4,4 +4,5 @@ pub mod body;
 pub mod exchange;
 pub mod framing;
 pub mod head;
+mod pairs;
 pub mod parser;
