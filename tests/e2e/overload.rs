@@ -4,7 +4,6 @@
 //! Every path has one size in each direction, so that sums of sizes are the counts times the size exactly, and an
 //! exchange that got another one's size would show.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -215,8 +214,8 @@ fn check(load: &Load, overrun: &Overrun) {
 /// The ring was overrun, much got through all the same, and all of that is true.
 fn check_rows(overrun: &Overrun) {
     println!("{}", overrun.account());
-    let given_up = given_up(&overrun.stopped);
-    assert!(given_up.get("ring_full").is_some_and(|count| *count > 0), "nothing was lost: {given_up:?}");
+    let given_up = overrun.stopped.given_up();
+    assert!(given_up.get("ring_full") > 0, "nothing was lost: {given_up}");
     assert!(overrun.reported.count() * 100 >= overrun.sent() * SIZEABLE, "{}", overrun.account());
     for (key, reported) in &overrun.reported.0 {
         let truth = overrun.truth.0.get(key).unwrap_or_else(|| panic!("{key} was never sent"));
@@ -265,19 +264,11 @@ impl Overrun {
         let (sent, ledger) = (self.sent(), self.stopped.ledger());
         let unaccounted = sent.cast_signed() - ledger.seen().cast_signed();
         format!(
-            "{sent} sent in {:?}, {} in no account\n  ledger: {ledger}\n  tap: {}, given up: {:?}",
+            "{sent} sent in {:?}, {} in no account\n  ledger: {ledger}\n  tap: {}, given up: {}",
             self.took,
             unaccounted,
             self.stopped.tap(),
-            given_up(&self.stopped)
+            self.stopped.given_up()
         )
     }
-}
-
-/// What the kernel side gave up, by reason.
-fn given_up(stopped: &Stopped) -> BTreeMap<String, u64> {
-    let line = stopped.log.iter().rev().find(|line| line.message() == Some("tap"));
-    let text = line.and_then(|line| line.field("given_up")?.as_str()).expect("the tap's account is logged");
-    let reasons = text.split(' ').filter_map(|reason| reason.split_once('='));
-    reasons.map(|(name, count)| (name.to_owned(), count.parse().expect("a number"))).collect()
 }

@@ -118,4 +118,6 @@ fn check_watching(app: &App, server: Server, watched: &App) {
     assert_eq!(ledger.get("reported"), account.exchanges.len() as u64, "{ledger}");
     assert_eq!(ledger.get("unmatched"), account.unmatched, "{ledger}");
     assert_eq!(ledger.get("excluded"), account.excluded, "{ledger}");
+    // The kernel's counters say that no other calls than those we know moved bytes.
+    assert_eq!(stopped.given_up().get("unseen_bytes"), 0, "{}", stopped.given_up());
 }

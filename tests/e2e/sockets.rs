@@ -186,8 +186,8 @@ fn assert_reported(exchanges: &[Exchange], stopped: &Stopped) {
     assert_same(&truth(exchanges), &stopped.totals().untimed(|_| true));
     let ledger = stopped.ledger();
     assert_eq!(ledger.seen(), exchanges.len() as u64, "{ledger}");
-    let tap = stopped.log.iter().rev().find(|line| line.message() == Some("tap")).expect("a line of the tap");
-    assert_eq!(tap.field("given_up").and_then(|text| text.as_str()), Some(""), "{}", tap.text);
+    let given_up = stopped.given_up();
+    assert!(given_up.0.is_empty(), "{given_up}");
 }
 
 /// `tests/e2e/apps/sockets.py`.

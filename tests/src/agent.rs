@@ -350,6 +350,18 @@ impl Stopped {
         self.last("tap")
     }
 
+    /// What the kernel side gave up, by reason; reasons that did not occur are left out.
+    ///
+    /// # Panics
+    /// When it was not logged.
+    pub fn given_up(&self) -> Ledger {
+        let line = self.log.iter().rev().find(|line| line.message() == Some("tap"));
+        let text =
+            line.and_then(|line| line.field("given_up")?.as_str()).expect("the tap's account is logged");
+        let reasons = text.split_ascii_whitespace().filter_map(|reason| reason.split_once('='));
+        Ledger(reasons.filter_map(|(reason, count)| Some((reason.to_owned(), count.parse().ok()?))).collect())
+    }
+
     /// What was counted, from the messages that were printed instead of being sent.
     pub fn totals(&self) -> Totals {
         Totals::of_syncs(self.messages_of("sync"))
