@@ -56,7 +56,7 @@ fn closing(current: Current, fd: u32) -> Result<Option<ConnId>, DropReason> {
     if !socket.is_last_reference()? {
         return Ok(None);
     }
-    conns::advance(state, Direction::Egress, 0, 0);
+    let _ = conns::advance(state, Direction::Egress, 0, 0);
     let header = RecordHeader::closed(socket.conn, state, current.pid, raw::now_ns());
     let watched = state.role == role::SERVER;
     // Not there: removed by another thread's close a moment ago.
