@@ -56,9 +56,12 @@ fn closing(current: Current, fd: u32) -> Result<Option<ConnId>, DropReason> {
     if !socket.is_last_reference()? {
         return Ok(None);
     }
-    let _ = conns::advance(state, Direction::Egress, 0, 0);
-    let header = RecordHeader::closed(socket.conn, state, current.pid, raw::now_ns());
     let watched = state.role == role::SERVER;
+    if watched {
+        // What moved behind our back is in the record of the close.
+        let _ = conns::advance(state, Direction::Egress, 0, 0);
+    }
+    let header = RecordHeader::closed(socket.conn, state, current.pid, raw::now_ns());
     // Not there: removed by another thread's close a moment ago.
     let _ = CONNS.remove(socket.conn);
     if !watched {
