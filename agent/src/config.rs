@@ -6,7 +6,7 @@ use crate::{
     cli::{ConsumerHash, CountArgs, ResponseTimeArg, RunArgs, RuntimeArgs, TargetArgs},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
     pipeline::{
-        Limits, PipelineConfig, ResponseTime,
+        Policy, ResponseTime,
         consumer::{ConsumerRules, HeaderRule, Identity, is_sensitive_name, key_from_client_id},
     },
 };
@@ -26,7 +26,7 @@ pub struct Config {
     pub targets: Vec<TargetSpec>,
     pub sink: SinkConfig,
     pub app_version: Option<String>,
-    pub pipeline: PipelineConfig,
+    pub policy: Policy,
     pub record: Option<PathBuf>,
     /// Where the status socket is.
     pub runtime_dir: PathBuf,
@@ -100,7 +100,7 @@ impl Config {
     /// The first value that cannot be used, with what to write instead.
     pub fn new(args: RunArgs) -> Result<Self, ConfigError> {
         let targets = targets(&args.targets)?;
-        let (client_id, pipeline) = counting(&args.count)?;
+        let (client_id, policy) = counting(&args.count)?;
         let env = Env::parse(&args.env)?;
         let base_url = BaseUrl::parse(&args.hub_url)?;
         if let Some(saw) = args.sync_interval
@@ -125,7 +125,7 @@ impl Config {
             targets,
             sink,
             app_version: app_version(&args.count),
-            pipeline,
+            policy,
             record: args.record,
             runtime_dir: runtime_dir(args.runtime),
             sync_interval: args.sync_interval,
@@ -144,17 +144,17 @@ pub fn runtime_dir(args: RuntimeArgs) -> PathBuf {
 /// # Errors
 /// The first value that cannot be used. A bad client id is an error even where none is needed: `--dry-run` is
 /// there to find such things.
-pub fn counting(args: &CountArgs) -> Result<(Option<ClientId>, PipelineConfig), ConfigError> {
+pub fn counting(args: &CountArgs) -> Result<(Option<ClientId>, Policy), ConfigError> {
     let client_id = args.client_id.as_deref().map(ClientId::parse).transpose()?;
-    let config = PipelineConfig {
-        consumers: consumer_rules(&args.consumer_header, args.consumer_hash, client_id.as_ref())?,
+    let policy = Policy {
+        consumers: consumer_rules(&args.consumer_header, args.consumer_hash, client_id.as_ref())?.into(),
         response_time: match args.response_time {
             ResponseTimeArg::LastByte => ResponseTime::LastByte,
             ResponseTimeArg::FirstByte => ResponseTime::FirstByte,
         },
-        limits: Limits::default(),
+        ..Policy::default()
     };
-    Ok((client_id, config))
+    Ok((client_id, policy))
 }
 
 /// The app's version, unless it is blank.

@@ -32,7 +32,7 @@ use self::{
 use crate::{
     config::Config,
     exit::{Exit, Failure},
-    pipeline::{Ktime, Pipeline},
+    pipeline::{Ktime, Limits, Pipeline, Policy},
     probe::{
         clock,
         host::Host,
@@ -80,14 +80,14 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     let options =
         LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
     let (mut probe, records) = Probe::load(kernel, options)?;
-    let mut pipeline = Pipeline::new(config.pipeline);
+    let mut pipeline = Pipeline::new(Limits::default());
     let mut reports = Vec::new();
     let mut sink = Sink::open(config.sink, config.sync_interval)?;
     let mut tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
     let questions = Questions::listen(&config.runtime_dir).await;
     for mut target in targets {
-        pipeline.add_target(target.id, target.ports());
+        pipeline.add_target(target.id, Policy { ports: target.ports(), ..config.policy.clone() });
         tape.target(&target);
         target.attach(&mut probe)?;
         reports.push(Report::new(target, &sink, config.app_version.clone(), config.sync_interval));

@@ -43,8 +43,8 @@ fn main() -> ExitCode {
         }
         Some(Command::Replay(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
-            end(config::counting(&args.count).map_err(Failure::from).and_then(|(_, pipeline)| {
-                replay::run(&args.file, pipeline, config::app_version(&args.count).as_deref())
+            end(config::counting(&args.count).map_err(Failure::from).and_then(|(_, policy)| {
+                replay::run(&args.file, &policy, config::app_version(&args.count).as_deref())
             }))
         }
         Some(Command::Status(args)) => {

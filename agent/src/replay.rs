@@ -18,7 +18,7 @@ use crate::{
     dry_run,
     exit::{Exit, Failure},
     hub::{App, PathItem, Startup, Sync},
-    pipeline::{Ktime, Pipeline, PipelineConfig},
+    pipeline::{Ktime, Limits, Pipeline, Policy},
     recording::{Frame, ReadError, Reader},
 };
 
@@ -30,11 +30,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the file cannot be read, or is no recording. A damaged one is replayed up to the damage, and is then
 /// an error too.
-pub fn run(path: &Path, config: PipelineConfig, app_version: Option<&str>) -> Result<Exit, Failure> {
+pub fn run(path: &Path, policy: &Policy, app_version: Option<&str>) -> Result<Exit, Failure> {
     let unreadable = |error| Failure::Recording { path: path.to_owned(), error };
     let mut reader = Reader::open(path).map_err(unreadable)?;
-    let mut pipeline = Pipeline::new(config);
-    let Played { targets, damage } = play(&mut reader, &mut pipeline).map_err(unreadable)?;
+    let mut pipeline = Pipeline::new(Limits::default());
+    let Played { targets, damage } = play(&mut reader, &mut pipeline, policy).map_err(unreadable)?;
     for (id, pid) in targets {
         pipeline.finish_target(id);
         let app = App {
@@ -59,17 +59,22 @@ pub struct Played {
     pub damage: Option<ReadError>,
 }
 
-/// Runs a recording through the pipeline, up to its end or the first damage. Targets are left unfinished.
+/// Runs a recording through the pipeline, up to its end or the first damage. Every target is counted by `policy`, on
+/// the ports that it was recorded with, and left unfinished.
 ///
 /// # Errors
 /// When it cannot be read for another reason than damage.
-pub fn play<R: Read>(reader: &mut Reader<R>, pipeline: &mut Pipeline) -> Result<Played, ReadError> {
+pub fn play<R: Read>(
+    reader: &mut Reader<R>,
+    pipeline: &mut Pipeline,
+    policy: &Policy,
+) -> Result<Played, ReadError> {
     let mut targets = BTreeMap::new();
     let mut clock = Clock::default();
     let damage = loop {
         match reader.next_frame() {
             Ok(Some(Frame::Target { id, pid, ports })) => {
-                pipeline.add_target(id, ports);
+                pipeline.add_target(id, Policy { ports, ..policy.clone() });
                 targets.insert(id, pid);
             }
             Ok(Some(Frame::Record(bytes))) => match decode(bytes) {

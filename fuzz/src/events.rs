@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use agent::pipeline::{
-    Ktime, Limits, Pipeline, PipelineConfig, ResponseTime,
+    Ktime, Limits, Pipeline, Policy,
     consumer::{ConsumerRules, HeaderRule, Identity},
 };
 use agent_common::{
@@ -79,6 +79,7 @@ struct Tap {
     /// A clock that mostly goes on.
     now: u64,
     turn: u32,
+    policy: Policy,
     /// Of each connection, per direction.
     positions: [[u64; 2]; 8],
     /// Events since mutes and closed connections were taken.
@@ -88,16 +89,13 @@ struct Tap {
 impl Tap {
     fn new() -> Self {
         let who = HeaderRule::new("who", Identity::Plain);
-        let config = PipelineConfig {
-            response_time: ResponseTime::LastByte,
-            consumers: ConsumerRules { headers: vec![who] },
-            limits: LIMITS,
-        };
-        let mut pipeline = Pipeline::new(config);
-        pipeline.add_target(TARGETS[0], Vec::new());
-        pipeline.add_target(TARGETS[1], vec![80]);
+        let policy = Policy { consumers: ConsumerRules { headers: vec![who] }.into(), ..Policy::default() };
+        let mut pipeline = Pipeline::new(LIMITS);
+        pipeline.add_target(TARGETS[0], policy.clone());
+        pipeline.add_target(TARGETS[1], Policy { ports: vec![80], ..policy.clone() });
         Self {
             pipeline,
+            policy,
             accounts: Default::default(),
             now: 1_000_000_000,
             turn: 0,
@@ -110,7 +108,7 @@ impl Tap {
         let index = choices.int_in_range(0..=2)?;
         let target = TARGETS[index];
         match choices.int_in_range(0..=31)? {
-            0 => self.pipeline.add_target(target, vec![80, 8080]),
+            0 => self.pipeline.add_target(target, Policy { ports: vec![80, 8080], ..self.policy.clone() }),
             1 => {
                 self.untaken += 1;
                 self.pipeline.finish_target(target);
@@ -120,7 +118,7 @@ impl Tap {
                 self.untaken += 1;
                 self.pipeline.remove_target(target);
                 self.accounts[index] = Account::default();
-                self.pipeline.add_target(target, Vec::new());
+                self.pipeline.add_target(target, self.policy.clone());
             }
             4 => {
                 self.untaken += 1;

@@ -1,7 +1,7 @@
 //! Recording files: any bytes, and files that were written well and damaged afterwards.
 
 use agent::{
-    pipeline::{Pipeline, PipelineConfig},
+    pipeline::{Limits, Pipeline, Policy},
     recording::{Frame, ReadError, Reader, Recorder},
     replay,
 };
@@ -22,8 +22,9 @@ pub fn check(input: &[u8]) {
 /// Replayed up to the damage, and what came before it adds up.
 fn replay(file: &[u8]) {
     let Ok(mut reader) = Reader::new(file) else { return };
-    let mut pipeline = Pipeline::new(PipelineConfig::default());
-    let played = replay::play(&mut reader, &mut pipeline).expect("memory does not fail to be read");
+    let mut pipeline = Pipeline::new(Limits::default());
+    let played = replay::play(&mut reader, &mut pipeline, &Policy::default())
+        .expect("memory does not fail to be read");
     if let Some(ReadError::Damaged { at, .. }) = played.damage {
         let rest = file.get(at as usize..).expect("the damage lies in the file");
         assert!(!rest.is_empty());

@@ -1,6 +1,6 @@
 //! Bytes as they might lie in the ring buffer: decoded, and run through the pipeline.
 
-use agent::pipeline::{Pipeline, PipelineConfig};
+use agent::pipeline::{Limits, Pipeline, Policy};
 use agent_common::{
     conn::Direction,
     decode::{Closed, Data, DecodeError, End, Process, Record, decode},
@@ -11,9 +11,9 @@ use crate::account::Account;
 
 /// Decodes record after record; where there is none, looks again a byte further.
 pub fn check(input: &[u8]) {
-    let mut pipeline = Pipeline::new(PipelineConfig::default());
-    pipeline.add_target(1, Vec::new());
-    pipeline.add_target(2, vec![80]);
+    let mut pipeline = Pipeline::new(Limits::default());
+    pipeline.add_target(1, Policy::default());
+    pipeline.add_target(2, Policy { ports: vec![80], ..Policy::default() });
     let mut at = 0;
     while let Some(bytes) = input.get(at..).filter(|bytes| !bytes.is_empty()) {
         let decoded = decode(bytes);

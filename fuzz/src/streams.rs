@@ -1,7 +1,7 @@
 //! One connection as text: the notation of `agent::pipeline::transcript`, whatever its bytes.
 
 use agent::pipeline::{
-    PipelineConfig,
+    Policy,
     ledger::Ledger,
     transcript::{Line, Player, Split, TARGET, read},
 };
@@ -34,7 +34,7 @@ fn is_lossy(lines: &[Line]) -> bool {
 
 /// What came of it, up to the end of the target.
 fn play(lines: &[Line], split: Split) -> (Account, Ledger, usize) {
-    let mut player = Player::new(PipelineConfig::default());
+    let mut player = Player::new(Policy::default());
     player.play_each(lines, split, |player| assert_adds_up(&player.pipeline, TARGET));
     let connections = player.pipeline.connections(TARGET);
     player.pipeline.finish_target(TARGET);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use agent::pipeline::{Pipeline, PipelineConfig, ledger::Ledger};
+use agent::pipeline::{Limits, Pipeline, Policy, ledger::Ledger};
 use agent_common::{
     conn::{ConnId, Direction, Mute, TargetId},
     decode::{Closed, Data, End, Record},
@@ -61,14 +61,14 @@ struct Conn {
 /// Runs what happens on some connections through a pipeline, to the end of the target.
 pub fn deliver(steps: &[Step], manner: &Manner) -> Seen {
     let mut tap = Tap {
-        pipeline: Pipeline::new(PipelineConfig::default()),
+        pipeline: Pipeline::new(Limits::default()),
         conns: HashMap::new(),
         manner,
         records: 0,
         captured: 0,
         now: 1_000 * MS,
     };
-    tap.pipeline.add_target(TARGET, Vec::new());
+    tap.pipeline.add_target(TARGET, Policy::default());
     for step in steps {
         tap.now += step.after_ms * MS;
         tap.act(step.conn, &step.act);

@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::pipeline::counters::{Bins, Counts, Row};
+use crate::pipeline::counters::{Bins, Counts, Row, ServerErrors, ValidationErrors};
 
 /// Announces a target: its routes and what it is made of. Made anew, with the full list, when routes are added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -78,19 +78,44 @@ pub struct Sync {
     pub instance_uuid: Uuid,
     pub message_uuid: Uuid,
     pub requests: Vec<RequestsItem>,
-    /// Always empty: the wire shows no validation errors that we read yet.
-    pub validation_errors: Vec<Never>,
-    /// Always empty: an exception cannot be seen from outside, and is not made up from a status.
-    pub server_errors: Vec<Never>,
+    pub validation_errors: Vec<ValidationErrorsItem>,
+    /// Only what responses say: an exception cannot be seen from outside, and is not made up from a status.
+    pub server_errors: Vec<ServerErrorsItem>,
     /// New or changed since the last sync.
     pub consumers: Vec<ConsumerItem>,
     /// None in a target's first sync: CPU use needs two samples.
     pub resources: Option<Resources>,
 }
 
-/// Item of a list that stays empty.
+/// Equal validation errors of requests that share consumer, method and route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Never {}
+pub struct ValidationErrorsItem {
+    pub consumer: Option<String>,
+    pub method: String,
+    /// Template.
+    pub path: String,
+    pub loc: Vec<String>,
+    pub msg: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub error_count: u64,
+}
+
+/// Equal errors of exchanges that share consumer, method and route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerErrorsItem {
+    pub consumer: Option<String>,
+    pub method: String,
+    /// Template.
+    pub path: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub msg: String,
+    pub traceback: String,
+    /// Always null: no Sentry is in sight.
+    pub sentry_event_id: Option<String>,
+    pub error_count: u64,
+}
 
 /// Requests that share consumer, method, route and status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -138,9 +163,13 @@ impl Sync {
             instance_uuid: instance,
             message_uuid: Uuid::new_v4(),
             requests: counts.rows.into_iter().map(RequestsItem::from).collect(),
-            validation_errors: Vec::new(),
-            server_errors: Vec::new(),
-            consumers: Vec::new(),
+            validation_errors: counts.validation_errors.into_iter().map(ValidationErrorsItem::from).collect(),
+            server_errors: counts.server_errors.into_iter().map(ServerErrorsItem::from).collect(),
+            consumers: counts
+                .consumers
+                .into_iter()
+                .filter_map(|it| ConsumerItem::new(&it.identifier, it.name.as_deref(), it.group.as_deref()))
+                .collect(),
             resources,
         }
     }
@@ -160,6 +189,21 @@ impl From<Row> for RequestsItem {
             request_sizes: row.request_sizes,
             response_sizes: row.response_sizes,
         }
+    }
+}
+
+impl From<ValidationErrors> for ValidationErrorsItem {
+    fn from(errors: ValidationErrors) -> Self {
+        let ValidationErrors { consumer, method, path, location, message, kind, count } = errors;
+        Self { consumer, method, path, loc: location, msg: message, kind, error_count: count }
+    }
+}
+
+impl From<ServerErrors> for ServerErrorsItem {
+    fn from(errors: ServerErrors) -> Self {
+        let ServerErrors { consumer, method, path, kind, message, traceback, count } = errors;
+        let sentry_event_id = None;
+        Self { consumer, method, path, kind, msg: message, traceback, sentry_event_id, error_count: count }
     }
 }
 

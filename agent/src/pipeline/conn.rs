@@ -13,7 +13,7 @@ use agent_common::{
 };
 
 use super::{
-    Ktime, PipelineConfig,
+    Ktime, Limits,
     http::{
         exchange::{Context, Ending, Exchanges, Over, Place, Start},
         parser::At,
@@ -75,9 +75,9 @@ struct Unseen {
 }
 
 impl ConnTracker {
-    pub fn handle_data(&mut self, data: &Data<'_>, targets: &mut Targets, config: &PipelineConfig) {
+    pub fn handle_data(&mut self, data: &Data<'_>, targets: &mut Targets, limits: &Limits) {
         let now = Ktime(data.ktime_ns);
-        if !self.conns.contains_key(&data.conn) && !self.admit(data, targets, config) {
+        if !self.conns.contains_key(&data.conn) && !self.admit(data, targets, limits) {
             return;
         }
         let Some(conn) = self.conns.get_mut(&data.conn) else { return };
@@ -97,8 +97,8 @@ impl ConnTracker {
             begins_call: data.call_start,
             begins_turn: data.call_start && data.turn_start,
         };
-        let room = config.limits.max_buffered.saturating_sub(others);
-        let mut cx = context(target, config, room);
+        let room = limits.max_buffered.saturating_sub(others);
+        let mut cx = context(target, limits, room);
         match data.direction {
             Direction::Ingress => exchanges.ingress(advance, place, &mut cx),
             Direction::Egress => exchanges.egress(advance, place, &mut cx),
@@ -135,7 +135,7 @@ impl ConnTracker {
         }
     }
 
-    pub fn handle_end(&mut self, end: &End, targets: &mut Targets, config: &PipelineConfig) {
+    pub fn handle_end(&mut self, end: &End, targets: &mut Targets, limits: &Limits) {
         let Some(conn) = self.conns.get_mut(&end.conn) else { return };
         conn.pid = end.pid;
         conn.last_seen = Ktime(end.ktime_ns);
@@ -144,25 +144,25 @@ impl ConnTracker {
             Direction::Ingress => {
                 let missing = conn.advance(Direction::Ingress, end.offset, 0, &[], target).gap;
                 if let Some(exchanges) = &mut conn.exchanges {
-                    exchanges.end_ingress(missing, &mut context(target, config, 0));
+                    exchanges.end_ingress(missing, &mut context(target, limits, 0));
                 }
                 conn.count_bytes(target);
             }
             Direction::Egress => {
                 let missing = conn.advance(Direction::Egress, end.offset, 0, &[], target).gap;
                 if let Some(exchanges) = &mut conn.exchanges {
-                    exchanges.end_egress(missing, &mut context(target, config, 0));
+                    exchanges.end_egress(missing, &mut context(target, limits, 0));
                 }
                 conn.count_bytes(target);
             }
         }
     }
 
-    pub fn handle_closed(&mut self, closed: &Closed, targets: &mut Targets, config: &PipelineConfig) {
+    pub fn handle_closed(&mut self, closed: &Closed, targets: &mut Targets, limits: &Limits) {
         if let Some(mut conn) = self.conns.remove(&closed.conn) {
             let unseen = Unseen { egress_end: Some(closed.egress_end), turns: closed.untold };
             self.buffered =
-                self.buffered.saturating_sub(conn.finish(Ending::Closed, unseen, targets, config));
+                self.buffered.saturating_sub(conn.finish(Ending::Closed, unseen, targets, limits));
         } else if closed.from_start
             && let Some(target) = targets.get_mut(&closed.target)
             && !target.finished
@@ -174,14 +174,14 @@ impl ConnTracker {
     }
 
     /// Ends the connections that this process used last. What another one has used since lives on.
-    pub fn handle_exit(&mut self, process: &Process, targets: &mut Targets, config: &PipelineConfig) {
+    pub fn handle_exit(&mut self, process: &Process, targets: &mut Targets, limits: &Limits) {
         let forgotten = &mut self.forgotten;
         let buffered = &mut self.buffered;
         self.conns.retain(|id, conn| {
             let ends = conn.pid == process.pid && conn.target == process.target;
             if ends {
                 *buffered =
-                    buffered.saturating_sub(conn.finish(Ending::Closed, Unseen::default(), targets, config));
+                    buffered.saturating_sub(conn.finish(Ending::Closed, Unseen::default(), targets, limits));
                 forgotten.push(*id);
             }
             !ends
@@ -189,18 +189,18 @@ impl ConnTracker {
     }
 
     /// Evicts what has been idle too long; looks at all connections, but only every few seconds.
-    pub fn handle_tick(&mut self, now: Ktime, targets: &mut Targets, config: &PipelineConfig) {
+    pub fn handle_tick(&mut self, now: Ktime, targets: &mut Targets, limits: &Limits) {
         if now.since(self.swept) >= SWEEP_EVERY {
-            self.sweep(now, Sweep::Idle, targets, config);
+            self.sweep(now, Sweep::Idle, targets, limits);
         }
     }
 
-    pub fn finish_target(&mut self, id: TargetId, targets: &mut Targets, config: &PipelineConfig) {
+    pub fn finish_target(&mut self, id: TargetId, targets: &mut Targets, limits: &Limits) {
         let buffered = &mut self.buffered;
         self.conns.retain(|_, conn| {
             if conn.target == id {
                 *buffered =
-                    buffered.saturating_sub(conn.finish(Ending::Exit, Unseen::default(), targets, config));
+                    buffered.saturating_sub(conn.finish(Ending::Exit, Unseen::default(), targets, limits));
             }
             conn.target != id
         });
@@ -240,7 +240,7 @@ impl ConnTracker {
     }
 
     /// Makes an entry for a connection that brings its first record.
-    fn admit(&mut self, data: &Data<'_>, targets: &mut Targets, config: &PipelineConfig) -> bool {
+    fn admit(&mut self, data: &Data<'_>, targets: &mut Targets, limits: &Limits) -> bool {
         let now = Ktime(data.ktime_ns);
         if targets.get(&data.target).is_none_or(|target| target.finished) {
             return false;
@@ -250,11 +250,11 @@ impl ConnTracker {
         if !data.from_start && (data.direction == Direction::Egress || !data.call_start) {
             return false;
         }
-        if self.conns.len() >= config.limits.max_connections && now.since(self.swept) >= SWEEP_EVERY {
-            self.sweep(now, Sweep::Full, targets, config);
+        if self.conns.len() >= limits.max_connections && now.since(self.swept) >= SWEEP_EVERY {
+            self.sweep(now, Sweep::Full, targets, limits);
         }
         let Some(target) = targets.get_mut(&data.target) else { return false };
-        if self.conns.len() >= config.limits.max_connections {
+        if self.conns.len() >= limits.max_connections {
             target.ledger.connections_over_limit += 1;
             self.mutes.push((data.conn, Mute::FOR_GOOD));
             return false;
@@ -286,17 +286,17 @@ impl ConnTracker {
     }
 
     /// Evicts what brought nothing for a while, or for the longer timeout if an exchange is open.
-    fn sweep(&mut self, now: Ktime, sweep: Sweep, targets: &mut Targets, config: &PipelineConfig) {
+    fn sweep(&mut self, now: Ktime, sweep: Sweep, targets: &mut Targets, limits: &Limits) {
         self.swept = now;
         let idle = match sweep {
-            Sweep::Idle => config.limits.idle_timeout,
+            Sweep::Idle => limits.idle_timeout,
             Sweep::Full => SWEEP_EVERY,
         };
         self.evicted.clear();
         let Self { conns, evicted, forgotten, buffered, .. } = self;
         conns.retain(|id, conn| {
             let open = conn.exchanges.as_ref().is_some_and(Exchanges::has_open);
-            let timeout = if open { config.limits.idle_open_timeout } else { idle };
+            let timeout = if open { limits.idle_open_timeout } else { idle };
             let stays = now.since(conn.last_seen) < timeout;
             if !stays {
                 // What is muted for good stays so.
@@ -304,7 +304,7 @@ impl ConnTracker {
                     evicted.insert(*id);
                     forgotten.push(*id);
                 }
-                let held = conn.finish(Ending::Evicted, Unseen::default(), targets, config);
+                let held = conn.finish(Ending::Evicted, Unseen::default(), targets, limits);
                 *buffered = buffered.saturating_sub(held);
                 if let Some(target) = targets.get_mut(&conn.target) {
                     match sweep {
@@ -369,20 +369,14 @@ impl Connection {
     }
 
     /// Ends all exchanges. Memory that its incomplete heads held, bytes.
-    fn finish(
-        &mut self,
-        ending: Ending,
-        unseen: Unseen,
-        targets: &mut Targets,
-        config: &PipelineConfig,
-    ) -> usize {
+    fn finish(&mut self, ending: Ending, unseen: Unseen, targets: &mut Targets, limits: &Limits) -> usize {
         let Some(target) = targets.get_mut(&self.target) else { return 0 };
         let missing =
             unseen.egress_end.map_or(0, |end| self.advance(Direction::Egress, end, 0, &[], target).gap);
         self.count_bytes(target);
         let Some(mut exchanges) = self.exchanges.take() else { return 0 };
         let held = exchanges.buffered();
-        let mut cx = context(target, config, 0);
+        let mut cx = context(target, limits, 0);
         if ending == Ending::Closed {
             exchanges.end_egress(missing, &mut cx);
         }
@@ -391,8 +385,8 @@ impl Connection {
     }
 }
 
-fn context<'a>(target: &'a mut Target, config: &'a PipelineConfig, room: usize) -> Context<'a> {
-    Context { target, limits: &config.limits, response_time: config.response_time, room }
+fn context<'a>(target: &'a mut Target, limits: &'a Limits, room: usize) -> Context<'a> {
+    Context { target, limits, room }
 }
 
 /// What the first record of a connection says about where we are. `again`: we knew the connection, and let it go.

@@ -15,6 +15,49 @@ pub type Bins = BTreeMap<u64, u64>;
 pub struct Counts {
     /// In a stable order: by consumer, path, method, status.
     pub rows: Vec<Row>,
+    /// What was wrong with requests, as far as responses say it.
+    pub validation_errors: Vec<ValidationErrors>,
+    /// What responses say of errors in the server.
+    pub server_errors: Vec<ServerErrors>,
+    /// Consumers with a name or a group that are new, or whose name or group changed.
+    pub consumers: Vec<ConsumerNames>,
+}
+
+/// Equal validation errors of requests that share consumer, method and route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidationErrors {
+    pub consumer: Option<String>,
+    pub method: String,
+    /// Route template.
+    pub path: String,
+    /// Where in the request it is: `body`, then names and indexes.
+    pub location: Vec<String>,
+    pub message: String,
+    /// The framework's name for the rule that was broken; may be empty.
+    pub kind: String,
+    pub count: u64,
+}
+
+/// Equal errors of exchanges that share consumer, method and route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerErrors {
+    pub consumer: Option<String>,
+    pub method: String,
+    /// Route template.
+    pub path: String,
+    pub kind: String,
+    pub message: String,
+    /// May be empty.
+    pub traceback: String,
+    pub count: u64,
+}
+
+/// What a consumer is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerNames {
+    pub identifier: String,
+    pub name: Option<String>,
+    pub group: Option<String>,
 }
 
 /// Exchanges that share consumer, method, route and status.
@@ -153,7 +196,7 @@ impl Counters {
         rows.sort_by(|a, b| {
             (&a.consumer, &a.path, &a.method, a.status).cmp(&(&b.consumer, &b.path, &b.method, b.status))
         });
-        Counts { rows }
+        Counts { rows, ..Counts::default() }
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod conn;
 pub mod consumer;
 pub mod counters;
+pub mod detail;
 pub mod http;
 pub mod ledger;
 pub mod route;
@@ -25,6 +26,7 @@ use self::{
     conn::{ConnTracker, Targets},
     consumer::ConsumerRules,
     counters::Counts,
+    detail::{Keep, Logged},
     ledger::{Cause, Ledger},
     target::Target,
 };
@@ -90,35 +92,33 @@ impl Default for Limits {
     }
 }
 
-/// What the user decides.
+/// What the user decides about one target.
 #[derive(Clone, Debug, Default)]
-pub struct PipelineConfig {
+pub struct Policy {
+    /// Local ports that count; empty for every port. Connections on others are muted for good and counted.
+    pub ports: Vec<u16>,
     pub response_time: ResponseTime,
-    pub consumers: ConsumerRules,
-    pub limits: Limits,
+    pub consumers: Arc<ConsumerRules>,
+    pub keep: Keep,
 }
 
 /// Turns kernel events into counts. Owns its state, performs no IO, never blocks, cannot fail.
 #[derive(Debug)]
 pub struct Pipeline {
-    config: PipelineConfig,
-    rules: Arc<ConsumerRules>,
+    limits: Limits,
     conns: ConnTracker,
     targets: Targets,
 }
 
 impl Pipeline {
-    pub fn new(config: PipelineConfig) -> Self {
-        let rules = Arc::new(config.consumers.clone());
-        Self { config, rules, conns: ConnTracker::default(), targets: Targets::new() }
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, conns: ConnTracker::default(), targets: Targets::new() }
     }
 
-    /// Starts to take events of a target; those of others are ignored. Connections on local ports that are
-    /// not in `ports` are muted for good and counted; an empty list is every port. Adding a target again
-    /// changes nothing.
-    pub fn add_target(&mut self, target: TargetId, ports: Vec<u16>) {
-        let (rules, limits) = (&self.rules, &self.config.limits);
-        self.targets.entry(target).or_insert_with(|| Target::new(ports, Arc::clone(rules), limits));
+    /// Starts to take events of a target; those of others are ignored. Adding a target again changes nothing.
+    pub fn add_target(&mut self, target: TargetId, policy: Policy) {
+        let limits = &self.limits;
+        self.targets.entry(target).or_insert_with(|| Target::new(policy, limits));
     }
 
     /// Forgets a target and all that was counted for it. Finish it and take its counts before.
@@ -128,12 +128,12 @@ impl Pipeline {
     }
 
     pub fn handle_event(&mut self, event: Record<'_>) {
-        let Self { config, conns, targets, .. } = self;
+        let Self { limits, conns, targets } = self;
         match event {
-            Record::Data(data) => conns.handle_data(&data, targets, config),
-            Record::End(end) => conns.handle_end(&end, targets, config),
-            Record::Closed(closed) => conns.handle_closed(&closed, targets, config),
-            Record::ProcessExited(process) => conns.handle_exit(&process, targets, config),
+            Record::Data(data) => conns.handle_data(&data, targets, limits),
+            Record::End(end) => conns.handle_end(&end, targets, limits),
+            Record::Closed(closed) => conns.handle_closed(&closed, targets, limits),
+            Record::ProcessExited(process) => conns.handle_exit(&process, targets, limits),
             Record::ProcessForked(_) => {}
         }
         debug_assert!(self.targets.values().all(Target::adds_up), "an exchange got lost, or counted twice");
@@ -141,7 +141,7 @@ impl Pipeline {
 
     /// Evicts what has been idle too long; to be called about once a second.
     pub fn handle_tick(&mut self, now: Ktime) {
-        self.conns.handle_tick(now, &mut self.targets, &self.config);
+        self.conns.handle_tick(now, &mut self.targets, &self.limits);
     }
 
     /// Connections that wait for the end of an exchange, and brought no record for a time that `is_due` likes. A
@@ -185,6 +185,12 @@ impl Pipeline {
         self.targets.get_mut(&target).map(Target::take_counts).unwrap_or_default()
     }
 
+    /// Exchanges of the target that closed since the last call, where the policy keeps them. To be drained after each
+    /// batch.
+    pub fn take_logged(&mut self, target: TargetId) -> Vec<Logged> {
+        self.targets.get_mut(&target).map(Target::take_logged).unwrap_or_default()
+    }
+
     /// The account of a target since it was added.
     pub fn ledger(&self, target: TargetId) -> Ledger {
         self.targets.get(&target).map(|target| target.ledger).unwrap_or_default()
@@ -192,7 +198,7 @@ impl Pipeline {
 
     /// The bounds it works within.
     pub fn limits(&self) -> &Limits {
-        &self.config.limits
+        &self.limits
     }
 
     /// Templates of a target's routes, in the order in which they were learned.
@@ -223,7 +229,7 @@ impl Pipeline {
     /// Ends every exchange of the target that is still open, and takes no more of its events. Counts and
     /// ledger stay.
     pub fn finish_target(&mut self, target: TargetId) {
-        self.conns.finish_target(target, &mut self.targets, &self.config);
+        self.conns.finish_target(target, &mut self.targets, &self.limits);
         if let Some(target) = self.targets.get_mut(&target) {
             target.finished = true;
         }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    Limits,
-    consumer::{ConsumerId, ConsumerRules, Consumers, Identified},
+    Limits, Policy,
+    consumer::{ConsumerId, Consumers, Identified},
     counters::{Counted, Counters, Counts, Key, Measured},
+    detail::Logged,
     http::head::{Method, RequestHead},
     ledger::{Cause, Ledger},
     route::{Found, RouteId, Routes, Settle},
@@ -17,8 +18,7 @@ const MAX_SHOWN: usize = 8192;
 /// Routes, consumers, counters and ledger of one target.
 #[derive(Debug)]
 pub struct Target {
-    /// Local ports that count; empty for every port.
-    ports: Vec<u16>,
+    pub policy: Policy,
     routes: Routes,
     consumers: Consumers,
     counters: Counters,
@@ -27,6 +27,8 @@ pub struct Target {
     open: u64,
     /// Method and route of every row there ever was, in order of appearance.
     shown: Vec<(Method, RouteId)>,
+    /// Exchanges that the policy keeps, since the last take.
+    logged: Vec<Logged>,
     /// Nothing is taken any more.
     pub finished: bool,
     #[cfg(test)]
@@ -51,15 +53,16 @@ pub enum Outcome {
 }
 
 impl Target {
-    pub fn new(ports: Vec<u16>, rules: Arc<ConsumerRules>, limits: &Limits) -> Self {
+    pub fn new(policy: Policy, limits: &Limits) -> Self {
         Self {
-            ports,
             routes: Routes::new(limits.max_routes),
-            consumers: Consumers::new(rules, limits.max_consumers),
+            consumers: Consumers::new(Arc::clone(&policy.consumers), limits.max_consumers),
+            policy,
             counters: Counters::new(limits.max_rows),
             ledger: Ledger::default(),
             open: 0,
             shown: Vec::new(),
+            logged: Vec::new(),
             finished: false,
             #[cfg(test)]
             reported: Vec::new(),
@@ -67,7 +70,7 @@ impl Target {
     }
 
     pub fn watches_port(&self, port: u16) -> bool {
-        self.ports.is_empty() || self.ports.contains(&port)
+        self.policy.ports.is_empty() || self.policy.ports.contains(&port)
     }
 
     /// An exchange has begun. Whoever gets the request hands it back to [`Target::close`], once.
@@ -128,6 +131,11 @@ impl Target {
         let (consumers, routes) = (&self.consumers, &self.routes);
         self.counters
             .take(|id| consumers.identifier(id).map(str::to_owned), |id| routes.template(id).to_owned())
+    }
+
+    /// Exchanges that the policy keeps, since the last call.
+    pub fn take_logged(&mut self) -> Vec<Logged> {
+        std::mem::take(&mut self.logged)
     }
 
     /// Method and template of every row there ever was, without HEAD and OPTIONS, in order of appearance.

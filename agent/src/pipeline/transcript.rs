@@ -25,7 +25,7 @@ use agent_common::{
 
 #[cfg(test)]
 use super::target::Target;
-use super::{Ktime, Pipeline, PipelineConfig};
+use super::{Ktime, Limits, Pipeline, Policy};
 
 #[cfg(test)]
 mod cases;
@@ -117,9 +117,13 @@ pub struct Player {
 }
 
 impl Player {
-    pub fn new(config: PipelineConfig) -> Self {
-        let mut pipeline = Pipeline::new(config);
-        pipeline.add_target(TARGET, Vec::new());
+    pub fn new(policy: Policy) -> Self {
+        Self::within(policy, Limits::default())
+    }
+
+    pub fn within(policy: Policy, limits: Limits) -> Self {
+        let mut pipeline = Pipeline::new(limits);
+        pipeline.add_target(TARGET, policy);
         Self {
             pipeline,
             conn: 7,
@@ -283,7 +287,7 @@ impl Player {
 #[cfg(test)]
 #[track_caller]
 pub fn check_transcript(script: &str, want: &str) {
-    check_with(|| Player::new(PipelineConfig::default()), script, want);
+    check_with(|| Player::new(Policy::default()), script, want);
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ fn golden_counts() -> Counts {
         row(None,  ("POST",   "/echo",             200), (5, 110_261, 61), (&[(0, 5)], &[(0, 2), (50, 1), (60, 1)],   &[(0, 5)])),
         row(None,  ("GET",    "/slow",             200), (1, 0, 13),       (&[(3, 1)], &[],                           &[(0, 1)])),
     ];
-    Counts { rows }
+    Counts { rows, ..Counts::default() }
 }
 
 #[test]

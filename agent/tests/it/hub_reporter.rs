@@ -78,7 +78,7 @@ impl Reporter {
             response_times: [(0, requests)].into(),
             ..Row::default()
         };
-        let counts = Counts { rows: vec![row] };
+        let counts = Counts { rows: vec![row], ..Counts::default() };
         let sync = Sync::new(SystemTime::now(), self.instance, counts, None);
         self.hub.send_sync(&sync);
         sync

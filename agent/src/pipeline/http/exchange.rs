@@ -5,7 +5,7 @@ use super::{
     parser::{At, Parser, Step},
 };
 use crate::pipeline::{
-    Ktime, Limits, ResponseTime,
+    Ktime, Limits,
     ledger::Cause,
     stream::Advance,
     target::{Outcome, Target},
@@ -15,7 +15,6 @@ use crate::pipeline::{
 pub struct Context<'a> {
     pub target: &'a mut Target,
     pub limits: &'a Limits,
-    pub response_time: ResponseTime,
     /// Memory for incomplete heads that this connection may hold, both directions together, bytes.
     pub room: usize,
 }
@@ -298,17 +297,15 @@ impl Exchanges {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+    use crate::pipeline::Policy;
     use crate::pipeline::http::pairs::{Exchange, QUEUE_ROOM};
 
     #[test]
     fn memory_of_a_burst_is_given_back() {
         let limits = Limits::default();
-        let mut target = Target::new(Vec::new(), Arc::default(), &limits);
-        let response_time = ResponseTime::default();
-        let mut cx = Context { target: &mut target, limits: &limits, response_time, room: 0 };
+        let mut target = Target::new(Policy::default(), &limits);
+        let mut cx = Context { target: &mut target, limits: &limits, room: 0 };
         let mut exchanges = Exchanges::new(Start::Beginning, 1);
         let at = At { time: Ktime(1), turn: 1 };
         let place = Place { at, begins_call: true, begins_turn: true };

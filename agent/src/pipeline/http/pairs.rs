@@ -761,7 +761,7 @@ impl Exchange {
             ResponseState::Hidden { .. } => None,
             _ => Some(response.size),
         };
-        let end = match cx.response_time {
+        let end = match cx.target.policy.response_time {
             ResponseTime::LastByte => response.last_byte,
             ResponseTime::FirstByte => response.first_byte,
         };

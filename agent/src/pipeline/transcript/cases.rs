@@ -6,17 +6,21 @@ use agent_common::conn::{Direction, Mute};
 
 use super::{Player, Split, TARGET, check_transcript, check_with, read};
 use crate::pipeline::{
-    Limits, PipelineConfig, ResponseTime,
+    Limits, Policy, ResponseTime,
     consumer::{ConsumerRules, HeaderRule, Identity, key_from_client_id},
     ledger::{Bytes, Cause},
 };
 
 fn played(script: &str) -> Player {
-    played_with(PipelineConfig::default(), script)
+    played_with(Policy::default(), script)
 }
 
-fn played_with(config: PipelineConfig, script: &str) -> Player {
-    let mut player = Player::new(config);
+fn played_with(policy: Policy, script: &str) -> Player {
+    played_within(policy, Limits::default(), script)
+}
+
+fn played_within(policy: Policy, limits: Limits, script: &str) -> Player {
+    let mut player = Player::within(policy, limits);
     player.play(&read(script), Split::Whole);
     player
 }
@@ -37,9 +41,9 @@ fn an_exchange_is_timed_from_the_requests_head_to_the_responses_last_byte() {
 
 #[test]
 fn the_first_byte_can_be_asked_for() {
-    let config = PipelineConfig { response_time: ResponseTime::FirstByte, ..PipelineConfig::default() };
+    let policy = Policy { response_time: ResponseTime::FirstByte, ..Policy::default() };
     check_with(
-        || Player::new(config.clone()),
+        || Player::new(policy.clone()),
         r"> GET /a HTTP/1.1\r\n\r\n
           ~ 10ms
           < HTTP/1.1 100 Continue\r\n\r\n
@@ -490,7 +494,7 @@ fn every_byte_is_captured_muted_or_missing() {
     assert_eq!(player.pipeline.ledger(TARGET).gaps, 1);
 
     // Nothing counts on a connection that proves to be no server's.
-    let mut player = Player::new(PipelineConfig::default());
+    let mut player = Player::new(Policy::default());
     (player.positions, player.turn, player.from_start) = ([5000, 70_000], 30, false);
     player.play(&read("> PUT it there\\r\\n\n< answer"), Split::Whole);
     check(&player, 0, 0, 0);
@@ -508,7 +512,7 @@ fn every_byte_is_captured_muted_or_missing() {
 #[test]
 fn connections_that_are_let_go_are_counted() {
     let limits = Limits { max_connections: 1, ..Limits::default() };
-    let mut player = Player::new(PipelineConfig { limits, ..PipelineConfig::default() });
+    let mut player = Player::within(Policy::default(), limits);
     let exchange = read("> GET /a HTTP/1.1\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n");
     player.play(&exchange, Split::Whole);
     player.wait(6000);
@@ -623,7 +627,7 @@ fn head_that_is_answered_before_it_is_complete_counts_as_incomplete() {
 #[test]
 fn a_connection_met_in_the_middle_waits_for_a_request() {
     let middle = || {
-        let mut player = Player::new(PipelineConfig::default());
+        let mut player = Player::new(Policy::default());
         (player.positions, player.turn, player.from_start) = ([5000, 70_000], 30, false);
         player
     };
@@ -689,9 +693,9 @@ fn long_bodies_are_muted_to_their_end() {
 
 #[test]
 fn other_ports_are_muted_for_good() {
-    let mut player = Player::new(PipelineConfig::default());
+    let mut player = Player::new(Policy::default());
     player.pipeline.remove_target(TARGET);
-    player.pipeline.add_target(TARGET, vec![8000]);
+    player.pipeline.add_target(TARGET, Policy { ports: vec![8000], ..Policy::default() });
     player.play(&read("> GET /a HTTP/1.1\\r\\n\\r\\n\nx"), Split::Whole);
     assert_eq!(player.outcome(), "connections_other_port 1");
     assert_eq!(player.pipeline.take_mutes().collect::<Vec<_>>(), [(7, Mute::FOR_GOOD)]);
@@ -715,8 +719,8 @@ fn consumers_are_in_the_rows() {
         "x-consumer: bob",
     ]
     .map(|field| format!("> GET /a HTTP/1.1\\r\\n{field}\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n\n"));
-    let config = PipelineConfig { consumers, limits, ..PipelineConfig::default() };
-    let mut player = played_with(config, &script.concat());
+    let policy = Policy { consumers: consumers.into(), ..Policy::default() };
+    let mut player = played_within(policy, limits, &script.concat());
     let rows = player.pipeline.take_counts(TARGET).rows;
     let seen: Vec<_> = rows.iter().map(|row| (row.consumer.as_deref(), row.request_count)).collect();
     let [(None, 2), (Some("bob"), 2), (Some(hash), 1)] = seen.as_slice() else { panic!("{seen:?}") };
@@ -787,12 +791,12 @@ fn an_evicted_connection_is_one_met_in_the_middle() {
 #[test]
 fn hostile_input_is_bounded() {
     // A head without end.
-    let mut player = Player::new(PipelineConfig::default());
+    let mut player = Player::new(Policy::default());
     player.play(&read("> GET / HTTP/1.1\\r\\na: "), Split::Whole);
     (0..100).for_each(|_| player.data(Direction::Ingress, &[b'a'; 1000], 1000));
     assert_eq!(player.outcome(), "unreadable_head 1");
     // A request line without end.
-    let mut player = Player::new(PipelineConfig::default());
+    let mut player = Player::new(Policy::default());
     player.play(&read("> GET /"), Split::Whole);
     (0..100).for_each(|_| player.data(Direction::Ingress, &[b'a'; 1000], 1000));
     assert_eq!(player.outcome(), "unreadable_head 1");
@@ -805,7 +809,7 @@ fn hostile_input_is_bounded() {
     player.play(&read("< HTTP/1.1 400 Bad\\r\\ncontent-length: 0\\r\\n\\r\\n"), Split::Whole);
     assert_eq!(player.outcome(), "POST /a 400 0ms ?>0B");
     // More requests than anyone answers.
-    let mut player = Player::new(PipelineConfig::default());
+    let mut player = Player::new(Policy::default());
     let batch = b"GET /a HTTP/1.1\r\n\r\n".repeat(2000);
     player.data(Direction::Ingress, &batch, batch.len() as u32);
     assert_eq!(player.outcome(), "evicted_open 1025");
@@ -815,7 +819,7 @@ fn hostile_input_is_bounded() {
 #[test]
 fn connections_and_heads_share_their_bounds() {
     let limits = Limits { max_connections: 3, max_buffered: 2000, ..Limits::default() };
-    let mut player = Player::new(PipelineConfig { limits, ..PipelineConfig::default() });
+    let mut player = Player::within(Policy::default(), limits);
     for conn in 0..5 {
         (player.conn, player.positions) = (conn, [0, 0]);
         player.data(Direction::Ingress, &b"GET /aaaaa".repeat(90), 900);
@@ -827,7 +831,7 @@ fn connections_and_heads_share_their_bounds() {
 #[test]
 fn rows_are_bounded_by_their_text() {
     let consumers = ConsumerRules { headers: vec![HeaderRule::new("x", Identity::Plain)] };
-    let mut player = Player::new(PipelineConfig { consumers, ..PipelineConfig::default() });
+    let mut player = Player::new(Policy { consumers: consumers.into(), ..Policy::default() });
     let path = "a".repeat(2000);
     let exchange = |consumer: u32| {
         let request = format!("> GET /{path} HTTP/1.1\\r\\nx: {consumer:06}\\r\\n\\r\\n\n");
@@ -858,7 +862,7 @@ fn a_head_is_refused_at_the_end_of_a_line_however_it_is_cut() {
 #[test]
 fn a_head_takes_no_more_memory_than_there_is() {
     let limits = Limits { max_buffered: 400, ..Limits::default() };
-    let mut player = Player::new(PipelineConfig { limits, ..PipelineConfig::default() });
+    let mut player = Player::within(Policy::default(), limits);
     for (conn, length) in [(0, 190), (1, 150), (1, 10)] {
         if player.conn != conn {
             (player.conn, player.positions) = (conn, [0, 0]);
@@ -878,7 +882,7 @@ fn the_end_of_a_chunked_body_is_seen_however_it_is_cut() {
           < def\r\n0\r\n\r\n",
     );
     for split in [Split::Whole, Split::Bytes] {
-        let mut player = Player::new(PipelineConfig::default());
+        let mut player = Player::new(Policy::default());
         player.play(&lines, split);
         player.pipeline.finish_target(TARGET);
         assert_eq!(player.outcome(), "GET /a 200 0ms ?>?", "{split:?}");

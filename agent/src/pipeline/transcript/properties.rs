@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use agent_common::conn::Direction;
 
 use super::{Line, Player, Split, TARGET};
-use crate::pipeline::PipelineConfig;
+use crate::pipeline::Policy;
 
 /// xorshift64*: enough for tests, and the same every time.
 struct Random(u64);
@@ -155,7 +155,7 @@ fn lose(random: &mut Random, lines: Vec<Line>, one_in: u64) -> Vec<Line> {
 }
 
 fn play(lines: &[Line]) -> Player {
-    let mut player = Player::new(PipelineConfig::default());
+    let mut player = Player::new(Policy::default());
     player.play(lines, Split::Whole);
     player
 }
@@ -256,7 +256,7 @@ fn noise_never_panics() {
         b"content-length: 18446744073709551615\r\n",
     ];
     for _ in 0..3000 {
-        let mut player = Player::new(PipelineConfig::default());
+        let mut player = Player::new(Policy::default());
         for _ in 0..random.below(40) {
             let direction = Direction::ALL[random.below(2) as usize];
             let mut bytes = Vec::new();
