@@ -211,6 +211,13 @@ impl Daemon {
                     }
                     Record::ProcessExited(process) => {
                         exited = true;
+                        let ends: Vec<ConnId> = pipeline.last_used_by(&process).collect();
+                        for conn in ends {
+                            if let Some(state) = probe.connection(conn) {
+                                close(conn, &state, Ktime(process.ktime_ns), tape, pipeline);
+                                let _ = probe.forget(conn);
+                            }
+                        }
                         probe.has_exited(process.pid);
                         debug!(pid = process.pid, "process exited");
                     }
@@ -255,20 +262,11 @@ impl Daemon {
         let now = clock::ktime_now();
         for (conn, state) in self.probe.server_connections(target) {
             if state.untold > 0 {
-                self.close(conn, &state, now);
+                close(conn, &state, now, &mut self.tape, &mut self.pipeline);
+                let _ = self.probe.forget(conn);
             }
         }
         self.settle();
-    }
-
-    /// Has a connection end of which the kernel side did not tell, or could not.
-    fn close(&mut self, conn: ConnId, state: &ConnState, now: Ktime) {
-        let header = RecordHeader::closed(conn, state, 0, now.0);
-        if let Ok(record) = decode(header.as_bytes()) {
-            self.tape.record(header.as_bytes(), &record);
-            self.pipeline.handle_event(record);
-        }
-        let _ = self.probe.forget(conn);
     }
 
     /// Finishes the targets of which no process is left.
@@ -331,7 +329,9 @@ impl Daemon {
         for (target, conn) in strays.into_iter().filter(|(_, conn)| known.contains(conn)) {
             debug!(conn, "connection is gone, though nobody closed it");
             let forgotten = ConnState { target, from_start: 1, ..ConnState::default() };
-            self.close(conn, &self.probe.connection(conn).unwrap_or(forgotten), now);
+            let state = self.probe.connection(conn).unwrap_or(forgotten);
+            close(conn, &state, now, &mut self.tape, &mut self.pipeline);
+            let _ = self.probe.forget(conn);
         }
         self.settle();
     }
@@ -372,6 +372,15 @@ impl Daemon {
         log_tap(&self.probe);
         self.tape.finish();
         sink.close().await;
+    }
+}
+
+/// Has a connection end of which the kernel side did not tell, or could not.
+fn close(conn: ConnId, state: &ConnState, now: Ktime, tape: &mut Tape, pipeline: &mut Pipeline) {
+    let header = RecordHeader::closed(conn, state, 0, now.0);
+    if let Ok(record) = decode(header.as_bytes()) {
+        tape.record(header.as_bytes(), &record);
+        pipeline.handle_event(record);
     }
 }
 

@@ -173,6 +173,12 @@ impl ConnTracker {
         self.closed.push(closed.conn);
     }
 
+    /// Connections that this process used last.
+    pub fn last_used_by(&self, process: &Process) -> impl Iterator<Item = ConnId> {
+        let (pid, target) = (process.pid, process.target);
+        self.conns.iter().filter(move |(_, conn)| conn.pid == pid && conn.target == target).map(|(id, _)| *id)
+    }
+
     /// Ends the connections that this process used last. What another one has used since lives on.
     pub fn handle_exit(&mut self, process: &Process, targets: &mut Targets, limits: &Limits) {
         let forgotten = &mut self.forgotten;

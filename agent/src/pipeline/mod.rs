@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 use agent_common::{
     conn::{ConnId, Mute, TargetId},
-    decode::Record,
+    decode::{Process, Record},
 };
 
 use self::{
@@ -152,6 +152,12 @@ impl Pipeline {
         is_due: impl Fn(Duration) -> bool,
     ) -> impl Iterator<Item = (TargetId, ConnId)> {
         self.conns.quiet(now, is_due)
+    }
+
+    /// Connections that this process used last, and that end with it. Where each of them had come to, the exit does
+    /// not say: a close does that, in front of it.
+    pub fn last_used_by(&self, process: &Process) -> impl Iterator<Item = ConnId> {
+        self.conns.last_used_by(process)
     }
 
     /// What the kernel side may stop copying, since the last call. Grows by at most one per event: to be
