@@ -62,10 +62,14 @@ pub fn is_watchable(socket: Socket, target: TargetId) -> Result<bool, DropReason
 
 /// Moves a direction on by `moved` bytes, after which the same call moved `later` ones; answers the position of
 /// the first of them. Bytes that moved before them by a call we did not see lie between the last position and
-/// this one.
+/// this one. `None`: they did not move on this connection. The call began on another one, which was closed
+/// meanwhile and whose descriptor is this one's now.
 #[inline(always)]
-pub fn advance(state: &mut ConnState, direction: Direction, moved: u64, later: u64) -> u64 {
-    let unseen = unseen(state, direction, moved, later);
+pub fn advance(state: &mut ConnState, direction: Direction, moved: u64, later: u64) -> Option<u64> {
+    let unseen = match counted(state, direction, moved, later) {
+        Counted::Unseen(unseen) => unseen,
+        Counted::Elsewhere => return None,
+    };
     if unseen > 0 && state.role == role::UNKNOWN {
         state.from_start = 0; // what we see is not its beginning
     }
@@ -75,38 +79,52 @@ pub fn advance(state: &mut ConnState, direction: Direction, moved: u64, later: u
     };
     let base = position.wrapping_add(unseen);
     *position = base.wrapping_add(moved);
-    base
+    Some(base)
 }
 
-/// Bytes that the kernel counted on a TCP connection since the last call, beyond those of this one.
+/// What the kernel counted on a TCP connection since the last call.
+enum Counted {
+    /// So many bytes beyond those of this call; 0 where nothing is known.
+    Unseen(u64),
+    /// None at all, though this call moved some.
+    Elsewhere,
+}
+
 #[inline(always)]
-fn unseen(state: &mut ConnState, direction: Direction, moved: u64, later: u64) -> u64 {
+fn counted(state: &mut ConnState, direction: Direction, moved: u64, later: u64) -> Counted {
     if state.counted == 0 {
-        return 0;
+        return Counted::Unseen(0);
     }
     let sock = Sock(state.sock);
-    let Ok(now) = sock.sequence(direction) else { return 0 };
+    let Ok(now) = sock.sequence(direction) else { return Counted::Unseen(0) };
     let sequence = match direction {
         Direction::Ingress => &mut state.ingress_seq,
         Direction::Egress => &mut state.egress_seq,
     };
     let now = now.wrapping_sub(later as u32);
-    let ahead = now.wrapping_sub(*sequence).wrapping_sub(moved as u32);
+    let since = now.wrapping_sub(*sequence);
+    let ahead = since.wrapping_sub(moved as u32);
     *sequence = now;
-    // Behind, when we met the connection in this very call, or when somebody else's call got counted first.
-    if ahead == 0 || ahead > u32::MAX / 2 {
-        return 0;
+    // Met in this very call, the connection was entered after the bytes had moved.
+    let is_new = state.from_start == 0 && state.ingress_pos == 0 && state.egress_pos == 0;
+    let elsewhere = since == 0 && moved > 0 && !is_new;
+    // Behind, when somebody else's call was counted first.
+    if ahead == 0 || (ahead > u32::MAX / 2 && !elsewhere) {
+        return Counted::Unseen(0);
     }
     // The end of a direction takes a number of its own (RFC 9293 section 3.4).
     if ahead == 1 && sock.has_ended(direction).unwrap_or(false) {
-        return 0;
+        return Counted::Unseen(0);
     }
     if sock.is_layered().unwrap_or(true) {
         state.counted = 0;
-        return 0;
+        return Counted::Unseen(0);
+    }
+    if elsewhere {
+        return Counted::Elsewhere;
     }
     raw::count_drop(DropReason::UnseenBytes);
-    u64::from(ahead)
+    Counted::Unseen(u64::from(ahead))
 }
 
 /// A data record of this turn found room.

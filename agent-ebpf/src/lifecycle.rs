@@ -59,7 +59,7 @@ fn closing(current: Current, fd: u32) -> Result<Option<ConnId>, DropReason> {
     let watched = state.role == role::SERVER;
     if watched {
         // What moved behind our back is in the record of the close.
-        conns::advance(state, Direction::Egress, 0, 0);
+        let _ = conns::advance(state, Direction::Egress, 0, 0);
     }
     let header = RecordHeader::closed(socket.conn, state, current.pid, raw::now_ns());
     // Not there: removed by another thread's close a moment ago.

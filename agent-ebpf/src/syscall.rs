@@ -356,7 +356,7 @@ struct Wanted {
 #[inline(always)]
 fn wanted_of(conn: u64, source: Source, moved: u64, later: u64, direction: Direction) -> Option<Wanted> {
     let state = raw::conn_state(conn)?;
-    let base = conns::advance(state, direction, moved, later);
+    let base = conns::advance(state, direction, moved, later)?;
     // Nothing of a turn counts before the role is decided: the first record begins the first turn.
     if state.role == role::UNKNOWN && !decide_role(state, source, moved, direction) {
         return None;
@@ -395,7 +395,7 @@ fn decide_role(state: &mut ConnState, source: Source, moved: u64, direction: Dir
     let verdict = match direction {
         // A server does not speak first, unless it was spoken to behind our back.
         Direction::Egress => {
-            conns::advance(state, Direction::Ingress, 0, 0);
+            let _ = conns::advance(state, Direction::Ingress, 0, 0);
             Verdict::Other
         }
         Direction::Ingress => {
@@ -479,7 +479,7 @@ fn ended(current: Current, fd: u32, direction: Direction) -> Result<(), DropReas
     let header = RecordHeader {
         ktime_ns: raw::now_ns(),
         conn: socket.conn,
-        offset: conns::advance(state, direction, 0, 0),
+        offset: conns::advance(state, direction, 0, 0).unwrap_or(0),
         turn: state.turn,
         target: state.target,
         pid: current.pid,

@@ -1,5 +1,6 @@
 //! Servers that use their sockets in every way but the usual one: what the tap has to see all the same.
 
+use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use tests::agent::{Agent, LogLine, Stopped};
 use tests::client::{Address, Client, Exchange, Request};
-use tests::eventually::eventually;
+use tests::eventually::{eventually, let_pass};
 use tests::machine;
 use tests::process::{ProcessGroup, ending_with_us};
 use tests::totals::{Totals, assert_same};
@@ -103,10 +104,14 @@ fn descriptor_that_is_given_away_while_a_call_waits_on_it_is_told_apart() {
         exchanges.push(first.send(&Request::get("/bytes/10")).exchange);
         let mut second = server.client();
         exchanges.push(second.send(&Request::get("/bytes/20")).exchange);
-        if round % 2 == 0 {
-            // The thread that waits on the first connection wakes up, with a descriptor that is the second's.
-            drop(first);
+        // The thread that waits on the first connection wakes up, with a descriptor that is the second's: by the end
+        // of the first, by bytes of it, or not at all.
+        match round % 3 {
+            0 => drop(first),
+            1 => first.write(b"GET /bytes/40 HTTP/1.1\r\n\r\n").expect("the thread keeps it open"),
+            _ => {}
         }
+        let_pass(Duration::from_millis(20));
         exchanges.push(second.send(&Request::get("/bytes/30")).exchange);
         exchanges.push(second.send(&Request::new("POST", "/upload").sized(&[b'x'; 1000])).exchange);
     }
@@ -143,14 +148,18 @@ fn servers_that_share_a_port_are_all_watched() {
     let server = Sockets::start("shared");
     let Address::Tcp(address) = &server.address else { unreachable!("it listens on a port") };
     let port = address.port();
-    eventually("both processes listen", Duration::from_secs(10), || {
-        let listens = || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err();
-        (listens() && server.group.children().len() == 1).then_some(())
-    });
+    eventually("both processes listen", Duration::from_secs(10), || (listeners(port) == 2).then_some(()));
     let agent = Agent::watching_port(port).start();
     let exchanges: Vec<Exchange> =
         (0..50).map(|_| server.client().send(&Request::get("/bytes/100")).exchange).collect();
     assert_reported(&exchanges, &agent.stop());
+}
+
+/// Sockets that listen on a port of 127.0.0.1, as the kernel lists them: state 0A is listening
+/// (include/net/tcp_states.h).
+fn listeners(port: u16) -> usize {
+    let sockets = fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
+    sockets.lines().filter(|line| line.contains(&format!(" 0100007F:{port:04X} 00000000:0000 0A "))).count()
 }
 
 /// What goes through io_uring is not seen. It must not be taken for anything else, and it must not go unmentioned.

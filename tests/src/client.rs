@@ -279,6 +279,14 @@ impl Client {
         replies
     }
 
+    /// Writes bytes to the connection that the last request left open, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it left none open, or the server has closed it.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.kept.as_mut().ok_or(io::ErrorKind::NotConnected)?.stream.write(bytes)
+    }
+
     /// As [`send`](Self::send), for servers that may not be there yet.
     ///
     /// # Errors

@@ -420,23 +420,20 @@ def reused(listener):
         # The old connection lives on in this call, until its client leaves.
         waiting = threading.Thread(target=os.read, args=(sock.fileno(), 1), daemon=True)
         waiting.start()
-        while waiting.is_alive() and not waits_in_read():
+        while waiting.is_alive() and not waits_in_read(waiting.native_id):
             pass
         sock.close()
         again, _ = listener.accept()
         Connection(again).serve()
 
 
-def waits_in_read():
+def waits_in_read(thread):
     """Whether a thread of ours is inside read(2); its number is 0."""
-    for task in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{task}/syscall") as call:
-                if call.read().startswith("0 "):
-                    return True
-        except OSError:
-            pass
-    return False
+    try:
+        with open(f"/proc/self/task/{thread}/syscall") as call:
+            return call.read().startswith("0 ")
+    except OSError:
+        return False
 
 
 def executing(listener, connection=None):
