@@ -52,7 +52,7 @@ pub struct ConnState {
     pub ingress_pos: u64,
     /// Bytes the target sent so far, likewise.
     pub egress_pos: u64,
-    /// `struct sock *`; not read where `counted` is 0.
+    /// `struct sock *`
     pub sock: u64,
     /// Bytes moved in this turn that were copied or reported rather than muted.
     pub turn_bytes: u64,

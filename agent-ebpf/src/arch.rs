@@ -76,6 +76,52 @@ pub mod socketcall {
     pub const SENDMMSG: u64 = 20;
 }
 
+/// The native number of the call that a 32-bit one is, for those that we look at. `socketcall` is several.
+#[inline(always)]
+pub fn native_of_compat(number: u64) -> Option<u64> {
+    Some(match number {
+        nr32::READ => nr::READ,
+        nr32::WRITE => nr::WRITE,
+        nr32::CLOSE => nr::CLOSE,
+        nr32::DUP2 => nr::DUP2,
+        nr32::DUP3 => nr::DUP3,
+        nr32::READV => nr::READV,
+        nr32::WRITEV => nr::WRITEV,
+        nr32::SENDFILE | nr32::SENDFILE64 => nr::SENDFILE,
+        nr32::SPLICE => nr::SPLICE,
+        nr32::RECVMMSG | nr32::RECVMMSG_TIME64 => nr::RECVMMSG,
+        nr32::SENDMMSG => nr::SENDMMSG,
+        nr32::CONNECT => nr::CONNECT,
+        nr32::ACCEPT4 => nr::ACCEPT4,
+        nr32::SENDTO => nr::SENDTO,
+        nr32::SENDMSG => nr::SENDMSG,
+        nr32::RECVFROM => nr::RECVFROM,
+        nr32::RECVMSG => nr::RECVMSG,
+        nr32::SHUTDOWN => nr::SHUTDOWN,
+        nr32::PREADV2 => nr::PREADV2,
+        nr32::PWRITEV2 => nr::PWRITEV2,
+        nr::IO_URING_SETUP | nr::IO_URING_ENTER => number, // the same in both
+        _ => return None,
+    })
+}
+
+/// The native number of what `socketcall` does.
+#[inline(always)]
+pub fn native_of_socketcall(call: u64) -> Option<u64> {
+    Some(match call {
+        socketcall::CONNECT => nr::CONNECT,
+        socketcall::ACCEPT | socketcall::ACCEPT4 => nr::ACCEPT,
+        socketcall::SEND | socketcall::SENDTO => nr::SENDTO,
+        socketcall::RECV | socketcall::RECVFROM => nr::RECVFROM,
+        socketcall::SHUTDOWN => nr::SHUTDOWN,
+        socketcall::SENDMSG => nr::SENDMSG,
+        socketcall::RECVMSG => nr::RECVMSG,
+        socketcall::RECVMMSG => nr::RECVMMSG,
+        socketcall::SENDMMSG => nr::SENDMMSG,
+        _ => return None,
+    })
+}
+
 /// Bit of `thread_info.status`: the task is in a 32-bit system call (arch/x86/include/asm/thread_info.h).
 const TS_COMPAT: u32 = 2;
 

@@ -59,6 +59,12 @@ impl Source {
         if self.count & Self::COMPAT != 0 { Abi::Compat } else { Abi::Native }
     }
 
+    /// Number of `struct iovec`.
+    #[inline(always)]
+    fn iovec_count(self) -> u32 {
+        self.count & !Self::COMPAT
+    }
+
     #[inline(always)]
     pub fn unreadable() -> Self {
         Self { address: 0, count: Self::UNREADABLE }
@@ -79,7 +85,7 @@ impl Source {
         let abi = self.abi();
         // verifier: a constant bound. More empty buffers than these are an oddity that nobody was seen to need.
         for index in 0..EMPTY_BUFFERS {
-            if index >= self.count & !Self::COMPAT {
+            if index >= self.iovec_count() {
                 break;
             }
             let [address, len] = abi.iovec(self.address + u64::from(index) * abi.iovec_len())?;
@@ -243,7 +249,7 @@ impl Pieces {
             buffer_end: if is_buffer { moved } else { 0 },
             buffer: source.address,
             iovecs: source.address,
-            iovecs_left: if is_iovecs { u64::from(source.count & !Source::COMPAT) } else { 0 },
+            iovecs_left: if is_iovecs { u64::from(source.iovec_count()) } else { 0 },
             compat: u64::from(source.abi() == Abi::Compat),
         }
     }

@@ -9,7 +9,7 @@ use aya_ebpf::{EbpfContext, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
 
 use crate::{
-    arch::{Abi, Regs, nr, nr32},
+    arch::{self, Abi, Regs, nr},
     conns,
     emit::{self, Wake},
     maps::{CONNS, SETTINGS, TARGETS},
@@ -20,22 +20,20 @@ use crate::{
 /// The beginning of system call `number`: `close(fd)`, or `dup2(old, new)`, which closes `new`.
 #[inline(always)]
 pub fn on_enter(ctx: &impl EbpfContext, regs: impl FnOnce() -> Regs, number: u64) -> Result<i32, DropReason> {
-    let native = matches!(number, nr::CLOSE | nr::DUP2 | nr::DUP3);
-    let compat = matches!(number, nr32::CLOSE | nr32::DUP2 | nr32::DUP3);
-    if !native && !compat {
+    let closes = |number: u64| matches!(number, nr::CLOSE | nr::DUP2 | nr::DUP3);
+    let (native, compat) = (Some(number), arch::native_of_compat(number));
+    if !native.is_some_and(closes) && !compat.is_some_and(closes) {
         return Ok(0);
     }
     let Some(current) = target::current() else { return Ok(0) };
     let abi = Abi::current();
-    let (is_one, close) = match abi {
-        Abi::Native => (native, nr::CLOSE),
-        Abi::Compat => (compat, nr32::CLOSE),
+    let number = match abi {
+        Abi::Native => native,
+        Abi::Compat => compat,
     };
-    if !is_one {
-        return Ok(0);
-    }
+    let Some(number) = number.filter(|number| closes(*number)) else { return Ok(0) };
     let args = regs().args(abi)?;
-    let closed = if number == close {
+    let closed = if number == nr::CLOSE {
         args.fd
     } else if args.second as u32 == args.fd {
         return Ok(0);

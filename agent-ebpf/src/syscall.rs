@@ -10,7 +10,7 @@ use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 
 use crate::{
-    arch::{Abi, Args, Regs, nr, nr32, socketcall},
+    arch::{self, Abi, Args, Regs, nr, nr32},
     capture::{Marks, Pair, Pieces, Source, Walk, tap_walk_unrolled, tap_walk_with_loop},
     conns::{self, Origin},
     emit::{self, Wake},
@@ -45,8 +45,8 @@ pub fn on_exit(
     let regs = regs();
     let number = regs.number()?;
     // The common calls of a server that move nothing (epoll_wait, futex, ...) end here.
-    let (native, compat) = (shape_of(number), compat_shape_of(number));
-    if native.is_none() && compat.is_none() {
+    let (native, compat) = (shape_of(number), arch::native_of_compat(number).and_then(shape_of));
+    if native.is_none() && compat.is_none() && number != nr32::SOCKETCALL {
         return Ok(0);
     }
     let abi = Abi::current();
@@ -54,7 +54,7 @@ pub fn on_exit(
     let shape = match abi {
         Abi::Native => native,
         Abi::Compat if number == nr32::SOCKETCALL => {
-            let shape = socketcall_shape_of(u64::from(args.fd));
+            let shape = arch::native_of_socketcall(u64::from(args.fd)).and_then(shape_of);
             if shape.is_some() {
                 args = args.of_socketcall()?;
             }
@@ -71,7 +71,6 @@ pub fn on_exit(
         Shape::Splice => spliced(current, &args, result, walk)?,
         Shape::Receive(form) => received(current, &args, result, form, abi, walk)?,
         Shape::Send(form) => sent(current, &args, result, form, abi, walk)?,
-        Shape::Several => {}
     }
     Ok(0)
 }
@@ -86,8 +85,6 @@ enum Shape {
     Connect,
     Shutdown,
     IoUring,
-    /// `socketcall`, which stands for any of them.
-    Several,
 }
 
 /// How a call names its buffers.
@@ -126,48 +123,6 @@ fn shape_of(number: u64) -> Option<Shape> {
         nr::CONNECT => Shape::Connect,
         nr::SHUTDOWN => Shape::Shutdown,
         nr::IO_URING_SETUP | nr::IO_URING_ENTER => Shape::IoUring,
-        _ => return None,
-    })
-}
-
-/// The same for the numbers of 32-bit calls.
-#[inline(always)]
-fn compat_shape_of(number: u64) -> Option<Shape> {
-    Some(match number {
-        nr32::READ => Shape::Receive(Form::Buffer),
-        nr32::WRITE => Shape::Send(Form::Buffer),
-        nr32::RECVFROM => Shape::Receive(Form::BufferFlags),
-        nr32::SENDTO => Shape::Send(Form::BufferFlags),
-        nr32::READV | nr32::PREADV2 => Shape::Receive(Form::Iovecs),
-        nr32::WRITEV | nr32::PWRITEV2 => Shape::Send(Form::Iovecs),
-        nr32::RECVMSG => Shape::Receive(Form::Message),
-        nr32::SENDMSG => Shape::Send(Form::Message),
-        nr32::RECVMMSG | nr32::RECVMMSG_TIME64 => Shape::Receive(Form::Messages),
-        nr32::SENDMMSG => Shape::Send(Form::Messages),
-        nr32::SENDFILE | nr32::SENDFILE64 => Shape::Send(Form::File),
-        nr32::SPLICE => Shape::Splice,
-        nr32::ACCEPT4 => Shape::Accept,
-        nr32::CONNECT => Shape::Connect,
-        nr32::SHUTDOWN => Shape::Shutdown,
-        nr32::SOCKETCALL => Shape::Several,
-        nr::IO_URING_SETUP | nr::IO_URING_ENTER => Shape::IoUring,
-        _ => return None,
-    })
-}
-
-/// The same for what `socketcall` does.
-#[inline(always)]
-fn socketcall_shape_of(call: u64) -> Option<Shape> {
-    Some(match call {
-        socketcall::RECV | socketcall::RECVFROM => Shape::Receive(Form::BufferFlags),
-        socketcall::SEND | socketcall::SENDTO => Shape::Send(Form::BufferFlags),
-        socketcall::RECVMSG => Shape::Receive(Form::Message),
-        socketcall::SENDMSG => Shape::Send(Form::Message),
-        socketcall::RECVMMSG => Shape::Receive(Form::Messages),
-        socketcall::SENDMMSG => Shape::Send(Form::Messages),
-        socketcall::ACCEPT | socketcall::ACCEPT4 => Shape::Accept,
-        socketcall::CONNECT => Shape::Connect,
-        socketcall::SHUTDOWN => Shape::Shutdown,
         _ => return None,
     })
 }
