@@ -153,6 +153,11 @@ impl Consumers {
         Self { rules, ids: HashMap::new(), identifiers: Vec::new(), max, identifier: String::new() }
     }
 
+    /// Identifies by other rules from here on. Consumers that are known keep their ids.
+    pub fn replace(&mut self, rules: Arc<ConsumerRules>) {
+        self.rules = rules;
+    }
+
     pub fn identify(&mut self, fields: &[Header<'_>]) -> Identified {
         if !self.rules.identify(fields, &mut self.identifier) {
             return Identified::Nobody;

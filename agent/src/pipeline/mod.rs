@@ -121,6 +121,14 @@ impl Pipeline {
         self.targets.entry(target).or_insert_with(|| Target::new(policy, limits));
     }
 
+    /// Decides anew about a target: what happens from here on follows this policy. Counts, open exchanges, routes and
+    /// consumers stay. Connections that were muted because their port did not count stay muted.
+    pub fn set_policy(&mut self, target: TargetId, policy: Policy) {
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.set_policy(policy);
+        }
+    }
+
     /// Forgets a target and all that was counted for it. Finish it and take its counts before.
     pub fn remove_target(&mut self, target: TargetId) {
         self.finish_target(target);

@@ -69,6 +69,12 @@ impl Target {
         }
     }
 
+    /// Requests that are open already keep the route and the consumer they were given.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.consumers.replace(Arc::clone(&policy.consumers));
+        self.policy = policy;
+    }
+
     pub fn watches_port(&self, port: u16) -> bool {
         self.policy.ports.is_empty() || self.policy.ports.contains(&port)
     }

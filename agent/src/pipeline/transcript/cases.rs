@@ -729,6 +729,25 @@ fn consumers_are_in_the_rows() {
 }
 
 #[test]
+fn a_new_policy_holds_for_what_comes_after_it() {
+    let named = |header| {
+        let consumers = ConsumerRules { headers: vec![HeaderRule::new(header, Identity::Plain)] };
+        Policy { consumers: consumers.into(), ..Policy::default() }
+    };
+    let mut player = Player::new(named("x-a"));
+    let request = "> GET /a HTTP/1.1\\r\\nx-a: alice\\r\\nx-b: bob\\r\\n\\r\\n\n";
+    let response = "< HTTP/1.1 204 N\\r\\n\\r\\n\n";
+    player.play(&read(&[request, response, request].concat()), Split::Whole);
+    player.pipeline.set_policy(TARGET, named("x-b"));
+    assert_eq!(player.pipeline.open_exchanges(TARGET), 1);
+    player.play(&read(&[response, request, response].concat()), Split::Whole);
+    let rows = player.pipeline.take_counts(TARGET).rows;
+    let seen: Vec<_> = rows.iter().map(|row| (row.consumer.as_deref(), row.request_count)).collect();
+    assert_eq!(seen, [(Some("alice"), 2), (Some("bob"), 1)]);
+    assert_eq!(player.pipeline.connections(TARGET), 1);
+}
+
+#[test]
 fn counts_restart_and_routes_stay() {
     let mut player = played(
         r"> GET /a/1 HTTP/1.1\r\n\r\nGET /a/2 HTTP/1.1\r\n\r\nHEAD /a/3 HTTP/1.1\r\n\r\n
