@@ -14,6 +14,8 @@ pub mod watch;
 
 pub mod pipeline;
 
+pub mod request_log;
+
 pub mod hub;
 
 pub mod dry_run;
