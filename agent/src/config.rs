@@ -23,16 +23,32 @@ const SMALLEST_RING: u32 = 4096;
 /// Everything the daemon needs to know.
 #[derive(Debug)]
 pub struct Config {
-    pub targets: Vec<TargetSpec>,
-    pub sink: SinkConfig,
-    pub app_version: Option<String>,
-    pub policy: Policy,
+    pub targets: Vec<TargetConfig>,
     pub record: Option<PathBuf>,
+    /// Where identities of targets are kept.
+    pub state_dir: PathBuf,
     /// Where the status socket is.
     pub runtime_dir: PathBuf,
-    pub sync_interval: Option<Duration>,
     /// Bytes, a power of two.
     pub ring_bytes: u32,
+}
+
+/// One thing to watch, how it is counted, and to whom it is reported.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    pub spec: TargetSpec,
+    /// Its ports are those that the processes found for `spec` say.
+    pub policy: Policy,
+    pub app: AppConfig,
+    pub delivery: Delivery,
+    /// None: as the protocol has it.
+    pub sync_interval: Option<Duration>,
+}
+
+/// What the user says about an app, beyond what can be seen of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppConfig {
+    pub version: Option<String>,
 }
 
 /// One thing to watch, as it was asked for.
@@ -52,19 +68,19 @@ impl std::fmt::Display for TargetSpec {
 }
 
 /// Where messages go.
-#[derive(Debug)]
-pub enum SinkConfig {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
     Hub(HubTarget),
     /// JSON lines on stdout.
     Stdout,
 }
 
-#[derive(Debug)]
+/// One environment of one app at a hub. Targets that report to the same one share its delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubTarget {
     pub base_url: BaseUrl,
     pub client_id: ClientId,
     pub env: Env,
-    pub state_dir: PathBuf,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +115,7 @@ impl Config {
     /// # Errors
     /// The first value that cannot be used, with what to write instead.
     pub fn new(args: RunArgs) -> Result<Self, ConfigError> {
-        let targets = targets(&args.targets)?;
+        let specs = targets(&args.targets)?;
         let (client_id, policy) = counting(&args.count)?;
         let env = Env::parse(&args.env)?;
         let base_url = BaseUrl::parse(&args.hub_url)?;
@@ -111,24 +127,27 @@ impl Config {
         if !args.ring_bytes.is_power_of_two() || args.ring_bytes < SMALLEST_RING {
             return Err(ConfigError::RingBytes { saw: args.ring_bytes });
         }
-        let sink = if args.dry_run {
-            SinkConfig::Stdout
+        let delivery = if args.dry_run {
+            Delivery::Stdout
         } else {
             let client_id = client_id.ok_or(ConfigError::NoClientId)?;
-            let state_dir = args
-                .state_dir
-                .or_else(|| systemd_dir(STATE_DIRECTORY))
-                .unwrap_or_else(|| DEFAULT_STATE_DIR.into());
-            SinkConfig::Hub(HubTarget { base_url, client_id, env, state_dir })
+            Delivery::Hub(HubTarget { base_url, client_id, env })
+        };
+        let target = |spec| TargetConfig {
+            spec,
+            policy: policy.clone(),
+            app: AppConfig { version: app_version(&args.count) },
+            delivery: delivery.clone(),
+            sync_interval: args.sync_interval,
         };
         Ok(Self {
-            targets,
-            sink,
-            app_version: app_version(&args.count),
-            policy,
+            targets: specs.into_iter().map(target).collect(),
             record: args.record,
+            state_dir: args
+                .state_dir
+                .or_else(|| systemd_dir(STATE_DIRECTORY))
+                .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             runtime_dir: runtime_dir(args.runtime),
-            sync_interval: args.sync_interval,
             ring_bytes: args.ring_bytes,
         })
     }
@@ -260,7 +279,8 @@ mod tests {
     fn targets_are_kept_in_order() {
         let config = config("--pid 7,8 --port 80 --pid 9 --dry-run").unwrap();
         let want = [TargetSpec::Pid(7), TargetSpec::Pid(8), TargetSpec::Pid(9), TargetSpec::Port(80)];
-        assert_eq!(config.targets, want);
+        let specs: Vec<TargetSpec> = config.targets.into_iter().map(|target| target.spec).collect();
+        assert_eq!(specs, want);
     }
 
     #[test]

@@ -26,11 +26,11 @@ use self::{
     account::{LedgerLine, TapAlarm, log_ledger, log_tap},
     report::Report,
     signals::Signals,
-    sink::Sink,
+    sink::{Hubs, Sink},
     tape::Tape,
 };
 use crate::{
-    config::Config,
+    config::{Config, TargetConfig},
     exit::{Exit, Failure},
     pipeline::{Ktime, Limits, Pipeline, Policy},
     probe::{
@@ -73,24 +73,24 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     let Some(kernel) = host.kernel.filter(|_| obstacles.is_empty()) else {
         return Err(Failure::Host(obstacles));
     };
-    let specs = config.targets.iter().cloned();
-    let targets: Vec<Target> =
-        (1..).zip(specs).map(|(id, spec)| Target::find(id, spec)).collect::<Result<_, _>>()?;
+    let find = |(id, target): (_, TargetConfig)| Ok((Target::find(id, target.spec.clone())?, target));
+    let targets: Vec<(Target, TargetConfig)> =
+        (1..).zip(config.targets).map(find).collect::<Result<_, Failure>>()?;
 
     let options =
         LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
     let (mut probe, records) = Probe::load(kernel, options)?;
     let mut pipeline = Pipeline::new(Limits::default());
-    let mut reports = Vec::new();
-    let mut sink = Sink::open(config.sink, config.sync_interval)?;
+    let (mut reports, mut hubs) = (Vec::new(), Hubs::default());
     let mut tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
     let questions = Questions::listen(&config.runtime_dir).await;
-    for mut target in targets {
-        pipeline.add_target(target.id, Policy { ports: target.ports(), ..config.policy.clone() });
+    for (mut target, TargetConfig { policy, app, delivery, sync_interval, .. }) in targets {
+        let sink = Sink::open(&delivery, &target, sync_interval, &config.state_dir, &mut hubs)?;
+        pipeline.add_target(target.id, Policy { ports: target.ports(), ..policy });
         tape.target(&target);
         target.attach(&mut probe)?;
-        reports.push(Report::new(target, &sink, config.app_version.clone(), config.sync_interval));
+        reports.push(Report::new(target, sink, app, sync_interval));
     }
     let mut questions = questions.unwrap_or_else(|error| {
         warn!(%error, "no status socket: `apitally-agent status` will not show this agent; see --runtime-dir");
@@ -105,14 +105,15 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         pipeline,
         tape,
         reports,
+        hubs,
         started: Instant::now(),
         kernel: host.release,
         ticks: 0,
         alarm: TapAlarm::default(),
     };
-    daemon.watch(&mut signals, &mut sink, &mut questions).await?;
+    daemon.watch(&mut signals, &mut questions).await?;
     drop(questions);
-    daemon.stop(sink).await;
+    daemon.stop().await;
     Ok(Exit::Ok)
 }
 
@@ -122,6 +123,7 @@ struct Daemon {
     pipeline: Pipeline,
     tape: Tape,
     reports: Vec<Report>,
+    hubs: Hubs,
     started: Instant,
     /// Release of the kernel.
     kernel: String,
@@ -131,12 +133,7 @@ struct Daemon {
 
 impl Daemon {
     /// The loop. Returns when it is time to go.
-    async fn watch(
-        &mut self,
-        signals: &mut Signals,
-        sink: &mut Sink,
-        questions: &mut Questions,
-    ) -> Result<(), Failure> {
+    async fn watch(&mut self, signals: &mut Signals, questions: &mut Questions) -> Result<(), Failure> {
         let readable =
             self.records.readiness().map_err(|error| Failure::Io { doing: "wait for records", error })?;
         let timer = |error| Failure::Io { doing: "set a timer", error };
@@ -184,10 +181,10 @@ impl Daemon {
                 }
             }
             more = handled.count == BATCH;
-            self.report_due(sink);
+            self.report_due();
             if let Some(question) = question {
                 // Whoever asked may have gone.
-                let _ = question.send(self.snapshot(sink));
+                let _ = question.send(self.snapshot());
             }
         }
     }
@@ -337,12 +334,12 @@ impl Daemon {
     }
 
     /// Sends what is due. A target that is gone sends its last words, then no heartbeat.
-    fn report_due(&mut self, sink: &mut Sink) {
+    fn report_due(&mut self) {
         let now = Instant::now();
         for report in &mut self.reports {
             let heartbeat = report.target.alive && report.timer.take_due(now);
             if heartbeat || std::mem::take(&mut report.last_words_due) {
-                report.send(&mut self.pipeline, sink);
+                report.send(&mut self.pipeline);
                 let ledger = self.pipeline.ledger(report.target.id);
                 log_ledger(report.target.pid, &ledger, LedgerLine::Interim);
                 report.alarm.look_at(report.target.pid, &ledger, now);
@@ -351,7 +348,7 @@ impl Daemon {
     }
 
     /// Drains, sends the last messages, says what was seen.
-    async fn stop(mut self, mut sink: Sink) {
+    async fn stop(mut self) {
         let deadline = Instant::now() + DRAIN;
         for (pid, _) in self.probe.watched() {
             self.probe.unwatch(pid);
@@ -363,15 +360,16 @@ impl Daemon {
         }
         for report in &mut self.reports {
             self.pipeline.finish_target(report.target.id);
-            report.send(&mut self.pipeline, &mut sink);
+            report.send(&mut self.pipeline);
             let ledger = self.pipeline.ledger(report.target.id);
-            sink.ledger(report.target.pid, &ledger);
+            report.sink.ledger(report.target.pid, &ledger);
             log_ledger(report.target.pid, &ledger, LedgerLine::Last);
         }
         self.alarm.look_at(&self.probe);
         log_tap(&self.probe);
         self.tape.finish();
-        sink.close().await;
+        self.reports.clear();
+        self.hubs.close().await;
     }
 }
 

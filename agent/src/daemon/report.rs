@@ -1,23 +1,24 @@
 //! What one target's messages are made of, and when they are due.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use super::{account::Alarm, sink::Sink};
 use crate::{
-    hub::{App, Instance, PathItem, Startup, Sync, SyncTimer},
-    pipeline::{Pipeline, counters::Counts},
+    config::AppConfig,
+    hub::{App, PathItem, SyncTimer},
+    pipeline::Pipeline,
     watch::Target,
 };
 
 /// What one target's messages are made of.
 pub struct Report {
     pub target: Target,
-    instance: Option<Instance>,
+    pub sink: Sink,
+    app: AppConfig,
     pub timer: SyncTimer,
     pub sync_interval: Option<Duration>,
-    app_version: Option<String>,
     /// The routes the hub has been told of; None before the first start-up message.
     announced: Option<u64>,
     pub alarm: Alarm,
@@ -30,20 +31,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(
-        target: Target,
-        sink: &Sink,
-        app_version: Option<String>,
-        sync_interval: Option<Duration>,
-    ) -> Self {
-        let instance = sink.claim_instance(&target);
-        let timer = SyncTimer::start(Instant::now(), sync_interval);
+    pub fn new(target: Target, sink: Sink, app: AppConfig, sync_interval: Option<Duration>) -> Self {
         Self {
             target,
-            instance,
-            timer,
+            sink,
+            app,
+            timer: SyncTimer::start(Instant::now(), sync_interval),
             sync_interval,
-            app_version,
             announced: None,
             alarm: Alarm::default(),
             last_sync: None,
@@ -59,22 +53,21 @@ impl Report {
     }
 
     /// Sends the start-up message when there are new routes, and a sync.
-    pub fn send(&mut self, pipeline: &mut Pipeline, sink: &mut Sink) {
-        let instance = self.instance.as_ref().map(|instance| instance.uuid).unwrap_or_default();
+    pub fn send(&mut self, pipeline: &mut Pipeline) {
         let generation = pipeline.route_generation(self.target.id);
         if self.announced != Some(generation) {
             let routes = pipeline.routes(self.target.id).into_iter();
             let app = App {
-                version: self.app_version.clone(),
+                version: self.app.version.clone(),
                 routes: routes.map(|(method, path)| PathItem { method, path }).collect(),
                 ..App::default()
             };
-            sink.startup(self.target.pid, &Startup::new(instance, app));
+            self.sink.startup(self.target.pid, app);
             self.announced = Some(generation);
         }
-        let counts: Counts = pipeline.take_counts(self.target.id);
+        let counts = pipeline.take_counts(self.target.id);
         debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
         self.last_sync = Some(Instant::now());
-        sink.sync(self.target.pid, &Sync::new(SystemTime::now(), instance, counts, None));
+        self.sink.sync(self.target.pid, counts);
     }
 }

@@ -1,58 +1,60 @@
-//! Where messages go: to the hub, or to stdout.
+//! Where the messages of a target go: to the hub, or to stdout.
 
-use std::time::Duration;
+use std::{
+    path::Path,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
 
+use tokio::task::JoinSet;
 use tracing::{debug, error};
+use uuid::Uuid;
 
 use super::LAST_WORDS;
 use crate::{
-    config::{HubTarget, SinkConfig},
+    config::{Delivery, HubTarget},
     dry_run,
     exit::Failure,
-    hub::{BaseUrl, Hub, HubConfig, HubState, Instance, Pace, Startup, Sync},
-    pipeline::ledger::Ledger,
+    hub::{App, Hub, HubConfig, HubState, Instance, Pace, StartError, Startup, Sync},
+    pipeline::{counters::Counts, ledger::Ledger},
     watch::Target,
 };
 
-/// Where messages go.
+/// Where the messages of one target go, and in whose name.
 pub enum Sink {
-    Hub { hub: Hub, target: HubTarget },
+    Hub { hub: Rc<Hub>, instance: Instance },
     Stdout,
 }
 
 impl Sink {
-    pub fn open(config: SinkConfig, sync_interval: Option<Duration>) -> Result<Self, Failure> {
-        Ok(match config {
-            SinkConfig::Stdout => Self::Stdout,
-            SinkConfig::Hub(target) => {
-                let config =
-                    HubConfig::new(target.base_url.clone(), target.client_id.clone(), target.env.clone());
-                let hub = Hub::start(HubConfig { pace: Pace::for_interval(sync_interval), ..config })?;
-                Self::Hub { hub, target }
-            }
+    pub fn open(
+        delivery: &Delivery,
+        target: &Target,
+        sync_interval: Option<Duration>,
+        state_dir: &Path,
+        hubs: &mut Hubs,
+    ) -> Result<Self, Failure> {
+        Ok(match delivery {
+            Delivery::Stdout => Self::Stdout,
+            Delivery::Hub(app) => Self::Hub {
+                hub: hubs.start(app, sync_interval)?,
+                instance: Instance::claim(state_dir, &app.client_id, &app.env, &target.stable_name()),
+            },
         })
     }
 
-    pub fn claim_instance(&self, target: &Target) -> Option<Instance> {
+    pub fn startup(&self, pid: u32, app: App) {
         match self {
-            Self::Hub { target: hub, .. } => {
-                Some(Instance::claim(&hub.state_dir, &hub.client_id, &hub.env, &target.stable_name()))
-            }
-            Self::Stdout => None,
+            Self::Hub { hub, instance } => hub.send_startup(&Startup::new(instance.uuid, app)),
+            Self::Stdout => dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app)),
         }
     }
 
-    pub fn startup(&mut self, pid: u32, message: &Startup) {
+    pub fn sync(&self, pid: u32, counts: Counts) {
+        let now = SystemTime::now();
         match self {
-            Self::Hub { hub, .. } => hub.send_startup(message),
-            Self::Stdout => dry_run::print_startup(pid, message),
-        }
-    }
-
-    pub fn sync(&mut self, pid: u32, message: &Sync) {
-        match self {
-            Self::Hub { hub, .. } => hub.send_sync(message),
-            Self::Stdout => dry_run::print_sync(pid, message),
+            Self::Hub { hub, instance } => hub.send_sync(&Sync::new(now, instance.uuid, counts, None)),
+            Self::Stdout => dry_run::print_sync(pid, &Sync::new(now, Uuid::nil(), counts, None)),
         }
     }
 
@@ -61,25 +63,49 @@ impl Sink {
             dry_run::print_ledger(pid, ledger);
         }
     }
+}
 
-    /// The hub's address, and how the delivery stands.
-    pub fn hub(&self) -> Option<(&BaseUrl, HubState)> {
-        match self {
-            Self::Hub { hub, target } => Some((&target.base_url, hub.state())),
-            Self::Stdout => None,
+/// The deliveries that run: one for each environment of each app, whatever number of targets reports to it.
+#[derive(Default)]
+pub struct Hubs {
+    running: Vec<(HubTarget, Rc<Hub>)>,
+}
+
+impl Hubs {
+    /// The delivery to this environment, started if it does not run yet. The target that comes first decides how
+    /// patient it is.
+    fn start(&mut self, app: &HubTarget, sync_interval: Option<Duration>) -> Result<Rc<Hub>, StartError> {
+        if let Some((_, hub)) = self.running.iter().find(|(known, _)| known == app) {
+            return Ok(Rc::clone(hub));
         }
+        let HubTarget { base_url, client_id, env } = app.clone();
+        let config = HubConfig::new(base_url, client_id, env);
+        let hub = Rc::new(Hub::start(HubConfig { pace: Pace::for_interval(sync_interval), ..config })?);
+        self.running.push((app.clone(), Rc::clone(&hub)));
+        Ok(hub)
     }
 
+    /// Where each one delivers, and how that stands.
+    pub fn states(&self) -> impl Iterator<Item = (&HubTarget, HubState)> {
+        self.running.iter().map(|(app, hub)| (app, hub.state()))
+    }
+
+    /// Sends what waits, to all at once, and ends. To be called when the last sink is gone.
     pub async fn close(self) {
-        if let Self::Hub { hub, .. } = self {
-            let delivery = hub.finish(LAST_WORDS).await;
+        let hubs = self.running.into_iter().filter_map(|(app, hub)| Some((app.env, Rc::into_inner(hub)?)));
+        let mut closing: JoinSet<_> =
+            hubs.map(|(env, hub)| async move { (env, hub.finish(LAST_WORDS).await) }).collect();
+        while let Some(closed) = closing.join_next().await {
+            let Ok((env, delivery)) = closed else { continue };
+            let env = env.as_str();
             if delivery.undelivered > 0 {
                 error!(
+                    env,
                     messages = delivery.undelivered,
                     "the hub did not take the last messages, their counts are lost"
                 );
             } else {
-                debug!(messages = delivery.delivered, "last messages delivered");
+                debug!(env, messages = delivery.delivered, "last messages delivered");
             }
         }
     }

@@ -8,8 +8,9 @@ use std::{
 
 use procfs::process::Process;
 
-use super::{Daemon, report::Report, sink::Sink};
+use super::{Daemon, report::Report};
 use crate::{
+    config::HubTarget,
     hub::{Answer, Condition, HubState},
     pipeline::ledger::Coverage,
     status::report::{
@@ -18,12 +19,13 @@ use crate::{
 };
 
 impl Daemon {
-    pub fn snapshot(&self, sink: &Sink) -> AgentStatus {
+    pub fn snapshot(&self) -> AgentStatus {
         let now = Instant::now();
         let [bytes_seen, bytes_captured, bytes_muted, records] =
             self.probe.tallies().map(|(_, amount)| amount);
         let dropped =
             self.probe.drops().iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
+        let hubs: Vec<Hub> = self.hubs.states().map(|(app, state)| hub(app, &state)).collect();
         AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
@@ -39,7 +41,8 @@ impl Daemon {
                 missed_runs: self.probe.missed_runs(),
                 dropped,
             },
-            hub: sink.hub().map(|(url, state)| hub(url.to_string(), &state)),
+            hub: hubs.first().cloned(),
+            hubs,
             targets: self.reports.iter().map(|report| self.target(report, now)).collect(),
         }
     }
@@ -80,7 +83,7 @@ impl Daemon {
     }
 }
 
-fn hub(url: String, state: &HubState) -> Hub {
+fn hub(app: &HubTarget, state: &HubState) -> Hub {
     let HubState { condition, queued, queued_bytes, delivered, dropped, last_answer } = state;
     let last_answer = last_answer.as_ref().map(|last| LastAnswer {
         delivered: last.answer == Ok(Answer::Delivered),
@@ -93,7 +96,8 @@ fn hub(url: String, state: &HubState) -> Hub {
         age_s: SystemTime::now().duration_since(last.at).unwrap_or_default().as_secs_f64(),
     });
     Hub {
-        url,
+        url: app.base_url.to_string(),
+        env: app.env.to_string(),
         running: *condition == Condition::Running,
         queued: *queued as u64,
         queued_bytes: *queued_bytes as u64,

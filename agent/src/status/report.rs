@@ -20,8 +20,10 @@ pub struct AgentStatus {
     /// What the agent itself costs.
     pub resources: Resources,
     pub tap: Tap,
-    /// None with `--dry-run`.
+    /// The first of `hubs`; None with `--dry-run`.
     pub hub: Option<Hub>,
+    /// One for each environment of each app that targets report to.
+    pub hubs: Vec<Hub>,
     pub targets: Vec<Target>,
 }
 
@@ -48,6 +50,7 @@ pub struct Tap {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hub {
     pub url: String,
+    pub env: String,
     /// False once the hub has said that it does not know the client id.
     pub running: bool,
     /// Messages that wait, the one being sent included.

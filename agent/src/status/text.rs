@@ -14,7 +14,7 @@ const LABEL: usize = 13;
 
 /// One agent, in lines.
 pub fn of(status: &AgentStatus) -> String {
-    let AgentStatus { version, pid, uptime_s, kernel, programs, resources, tap, hub, targets } = status;
+    let AgentStatus { version, pid, uptime_s, kernel, programs, resources, tap, hubs, targets, .. } = status;
     let mut lines = Lines::default();
     lines.push(&format!("apitally-agent {version}, pid {pid}, up {}, Linux {kernel}", span(*uptime_s)));
     lines.fact(
@@ -41,9 +41,11 @@ pub fn of(status: &AgentStatus) -> String {
     if tap.missed_runs > 0 {
         lines.fact("", &format!("the kernel left out {} runs of the programs", tap.missed_runs));
     }
-    match hub {
-        None => lines.fact("hub", "none, messages are printed (--dry-run)"),
-        Some(hub) => lines.hub(hub),
+    if hubs.is_empty() {
+        lines.fact("hub", "none, messages are printed (--dry-run)");
+    }
+    for hub in hubs {
+        lines.hub(hub);
     }
     for target in targets {
         lines.target(target);
@@ -75,7 +77,7 @@ impl Lines {
 
     fn hub(&mut self, hub: &Hub) {
         let state = if hub.running { "" } else { ", stopped: it does not know the client id" };
-        self.fact("hub", &format!("{}, {} messages delivered{state}", hub.url, hub.delivered));
+        self.fact("hub", &format!("{} ({}), {} messages delivered{state}", hub.url, hub.env, hub.delivered));
         if let Some(answer) = &hub.last_answer {
             self.fact("", &format!("last answer {} ago: {}", span(answer.age_s), answer.outcome));
         }
@@ -181,8 +183,10 @@ mod tests {
                 missed_runs: 5,
                 dropped: some(&[("ring_full", 0), ("kernel_fault", 2)]),
             },
-            hub: Some(Hub {
+            hub: None,
+            hubs: vec![Hub {
                 url: "https://hub.apitally.io".to_owned(),
+                env: "prod".to_owned(),
                 running: true,
                 queued: 1,
                 queued_bytes: 900,
@@ -193,7 +197,7 @@ mod tests {
                     outcome: "delivered".to_owned(),
                     age_s: 2.5,
                 }),
-            }),
+            }],
             targets: vec![Target {
                 spec: "--port 8000".to_owned(),
                 pid: 42,
@@ -232,7 +236,7 @@ apitally-agent 0.1.0, pid 4711, up 2 h 13 min, Linux 6.18.5
   tap          9 records; 12.0 kB seen, 2.0 kB copied, 10.0 kB not needed
   given up     kernel_fault 2
                the kernel left out 5 runs of the programs
-  hub          https://hub.apitally.io, 3 messages delivered
+  hub          https://hub.apitally.io (prod), 3 messages delivered
                last answer 2.5 s ago: delivered
                1 messages queued, 900 B
 

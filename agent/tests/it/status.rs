@@ -39,6 +39,7 @@ fn report(kernel: String) -> AgentStatus {
             dropped: [].into(),
         },
         hub: None,
+        hubs: Vec::new(),
         targets: Vec::new(),
     }
 }
