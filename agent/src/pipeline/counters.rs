@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{consumer::ConsumerId, http::head::Method, route::RouteId};
+use super::{consumer::ConsumerId, exponential::Histogram, http::head::Method, route::RouteId};
 
 /// Histogram bin -> how many fell into it. What a bin is, says the field.
 pub type Bins = BTreeMap<u64, u64>;
@@ -75,12 +75,36 @@ pub struct Row {
     pub request_size_sum: u64,
     /// Bytes, over the bodies of known size.
     pub response_size_sum: u64,
-    /// Bin n holds response times from 10·n ms up to, not including, 10·(n+1) ms. Adds up to `request_count`.
+    /// Bin n holds response times from 10·n ms up to, not including, 10·(n+1) ms. Adds up to `request_count`, unless
+    /// they are counted by [`Distributions::Exponential`]: then there are none.
     pub response_times: Bins,
     /// Bin n holds bodies of 1000·n up to 1000·n + 999 bytes; bodies of unknown size are in none.
     pub request_sizes: Bins,
     /// Likewise.
     pub response_sizes: Bins,
+    /// What the bins would hold, with [`Distributions::Exponential`].
+    pub exponential: Option<Box<Exponential>>,
+}
+
+/// Which histograms are made of what is measured: the ones that the target's delivery takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distributions {
+    /// Bins of 10 ms and 1000 bytes, as the hub takes them.
+    #[default]
+    Linear,
+    /// As OTLP takes them.
+    Exponential,
+}
+
+/// Exponential histograms of a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exponential {
+    /// Nanoseconds, in buckets of seconds. Counts every exchange of the row.
+    pub response_times: Histogram,
+    /// Bytes, over the bodies of known size.
+    pub request_sizes: Histogram,
+    /// Likewise.
+    pub response_sizes: Histogram,
 }
 
 /// Bins of all rows together, between two takes.
@@ -110,6 +134,7 @@ pub struct Measured {
 /// Rows in the making. When there is no room for another row, its text, or another bin, the exchange is turned away.
 #[derive(Debug)]
 pub struct Counters {
+    distributions: Distributions,
     cells: HashMap<Key, Cell>,
     bins: usize,
     /// Bytes of consumers and paths.
@@ -125,6 +150,7 @@ struct Cell {
     response_times: Bins,
     request_sizes: Bins,
     response_sizes: Bins,
+    exponential: Option<Box<Exponential>>,
 }
 
 /// Whether an exchange was counted.
@@ -138,8 +164,8 @@ pub enum Counted {
 }
 
 impl Counters {
-    pub fn new(max_rows: usize) -> Self {
-        Self { cells: HashMap::new(), bins: 0, text: 0, max_rows }
+    pub fn new(distributions: Distributions, max_rows: usize) -> Self {
+        Self { distributions, cells: HashMap::new(), bins: 0, text: 0, max_rows }
     }
 
     /// `text` is the length of the key's consumer and path, bytes.
@@ -157,16 +183,12 @@ impl Counters {
             }
         };
         cell.request_count += 1;
-        let milliseconds = u64::try_from(measured.response_time.as_millis()).unwrap_or(u64::MAX);
-        self.bins += add(&mut cell.response_times, milliseconds / 10);
-        if let Some(size) = measured.request_size {
-            cell.request_size_sum = cell.request_size_sum.saturating_add(size);
-            self.bins += add(&mut cell.request_sizes, size / 1000);
-        }
-        if let Some(size) = measured.response_size {
-            cell.response_size_sum = cell.response_size_sum.saturating_add(size);
-            self.bins += add(&mut cell.response_sizes, size / 1000);
-        }
+        cell.request_size_sum = cell.request_size_sum.saturating_add(measured.request_size.unwrap_or(0));
+        cell.response_size_sum = cell.response_size_sum.saturating_add(measured.response_size.unwrap_or(0));
+        self.bins += match self.distributions {
+            Distributions::Linear => cell.add_linear(measured),
+            Distributions::Exponential => cell.add_exponential(measured),
+        };
         counted
     }
 
@@ -191,6 +213,7 @@ impl Counters {
                 response_times: cell.response_times,
                 request_sizes: cell.request_sizes,
                 response_sizes: cell.response_sizes,
+                exponential: cell.exponential,
             })
             .collect();
         rows.sort_by(|a, b| {
@@ -200,9 +223,66 @@ impl Counters {
     }
 }
 
+impl Cell {
+    /// Returns how many bins are new.
+    fn add_linear(&mut self, measured: &Measured) -> usize {
+        let milliseconds = u64::try_from(measured.response_time.as_millis()).unwrap_or(u64::MAX);
+        add(&mut self.response_times, milliseconds / 10)
+            + measured.request_size.map_or(0, |size| add(&mut self.request_sizes, size / 1000))
+            + measured.response_size.map_or(0, |size| add(&mut self.response_sizes, size / 1000))
+    }
+
+    /// Likewise.
+    fn add_exponential(&mut self, measured: &Measured) -> usize {
+        let Exponential { response_times, request_sizes, response_sizes } =
+            &mut **self.exponential.get_or_insert_default();
+        response_times.add_duration(measured.response_time)
+            + measured.request_size.map_or(0, |size| request_sizes.add_bytes(size))
+            + measured.response_size.map_or(0, |size| response_sizes.add_bytes(size))
+    }
+}
+
 /// Adds one to a bin; the number of bins that are new.
 fn add(bins: &mut Bins, bin: u64) -> usize {
     let count = bins.entry(bin).or_insert(0);
     *count += 1;
     usize::from(*count == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXCHANGES: [(u64, Option<u64>); 3] = [(7, Some(36)), (12, None), (15, Some(0))];
+
+    /// A cell with these exchanges, and how many bins it has.
+    fn filled(add: impl Fn(&mut Cell, &Measured) -> usize) -> (Cell, usize) {
+        let mut cell = Cell::default();
+        let bins = EXCHANGES.map(|(milliseconds, response_size)| {
+            let response_time = Duration::from_millis(milliseconds);
+            add(&mut cell, &Measured { response_time, request_size: None, response_size })
+        });
+        (cell, bins.iter().sum())
+    }
+
+    #[test]
+    fn linear_bins_are_of_10_ms_and_1000_bytes() {
+        let (cell, bins) = filled(Cell::add_linear);
+        assert_eq!(cell.response_times, [(0, 1), (1, 2)].into());
+        assert_eq!((cell.request_sizes, cell.response_sizes), (Bins::new(), [(0, 2)].into()));
+        assert_eq!((cell.exponential, bins), (None, 3));
+    }
+
+    #[test]
+    fn exponential_histograms_take_the_same() {
+        let (cell, bins) = filled(Cell::add_exponential);
+        assert_eq!((cell.response_times, cell.response_sizes), (Bins::new(), Bins::new()));
+        let exponential = cell.exponential.unwrap();
+        assert_eq!((exponential.response_times.count, exponential.response_times.sum), (3, 34_000_000));
+        assert_eq!(exponential.request_sizes, Histogram::default());
+        let sizes = exponential.response_sizes;
+        assert_eq!((sizes.count, sizes.zeros, sizes.sum), (2, 1, 36));
+        assert_eq!(sizes.buckets, [(41, 1)].into());
+        assert_eq!(bins, 4);
+    }
 }

@@ -8,6 +8,7 @@ pub mod conn;
 pub mod consumer;
 pub mod counters;
 pub mod detail;
+pub mod exponential;
 pub mod http;
 pub mod ledger;
 pub mod route;
@@ -25,7 +26,7 @@ use agent_common::{
 use self::{
     conn::{ConnTracker, Targets},
     consumer::ConsumerRules,
-    counters::Counts,
+    counters::{Counts, Distributions},
     detail::{Keep, Logged},
     ledger::{Cause, Ledger},
     target::Target,
@@ -98,6 +99,7 @@ pub struct Policy {
     /// Local ports that count; empty for every port. Connections on others are muted for good and counted.
     pub ports: Vec<u16>,
     pub response_time: ResponseTime,
+    pub distributions: Distributions,
     pub consumers: Arc<ConsumerRules>,
     pub keep: Keep,
 }

@@ -57,8 +57,8 @@ impl Target {
         Self {
             routes: Routes::new(limits.max_routes),
             consumers: Consumers::new(Arc::clone(&policy.consumers), limits.max_consumers),
+            counters: Counters::new(policy.distributions, limits.max_rows),
             policy,
-            counters: Counters::new(limits.max_rows),
             ledger: Ledger::default(),
             open: 0,
             shown: Vec::new(),

@@ -66,6 +66,7 @@ fn golden_counts() -> Counts {
             response_times: bins(response_times),
             request_sizes: bins(request_sizes),
             response_sizes: bins(response_sizes),
+            exponential: None,
         }
     }
     let alice = Some("alice@example.com");
