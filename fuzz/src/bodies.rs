@@ -38,7 +38,7 @@ fn count(
         let progress = if missing(certain) {
             body.skip(certain.min(rest.len() as u64))
         } else {
-            body.feed(&rest[..piece().min(rest.len())])
+            body.feed(&rest[..piece().min(rest.len())], |_| ())
         };
         data += progress.data;
         taken += progress.taken;

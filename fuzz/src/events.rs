@@ -26,6 +26,7 @@ const LIMITS: Limits = Limits {
     max_routes: 4,
     max_consumers: 3,
     max_rows: 6,
+    max_details: 3000,
 };
 
 const TARGETS: [TargetId; 3] = [1, 2, 3];

@@ -53,7 +53,8 @@ fn request(bytes: &[u8]) -> Result<usize, NotAHead> {
 }
 
 fn response(bytes: &[u8]) -> Result<usize, NotAHead> {
-    let head = parse_response(bytes)?;
+    let mut room = field_room();
+    let head = parse_response(bytes, &mut room)?;
     let lines = Lines::of(&bytes[..head.length]);
     assert_eq!(lines.start.get(9..12), Some(head.status.to_string().as_str()));
     for method in [None, Some(Method::GET), Some(Method::HEAD), Some(Method::CONNECT)] {

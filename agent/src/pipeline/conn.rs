@@ -241,6 +241,11 @@ impl ConnTracker {
         self.conns.values().filter_map(|conn| conn.exchanges.as_ref()).map(Exchanges::buffered).sum()
     }
 
+    /// Memory held by details of open exchanges, counted anew, bytes.
+    pub fn details(&self) -> usize {
+        self.conns.values().filter_map(|conn| conn.exchanges.as_ref()).map(Exchanges::details).sum()
+    }
+
     pub fn count(&self, target: TargetId) -> usize {
         self.conns.values().filter(|conn| conn.target == target).count()
     }

@@ -3,11 +3,15 @@
 //! Everything here is as it was on the wire, secrets included. It lives in memory only; whoever takes it masks it
 //! before it is written or sent anywhere.
 
+pub mod budget;
+pub mod collect;
+
 use std::{net::SocketAddr, time::Duration};
 
 use super::{Ktime, http::head::Method};
 
-/// Which parts are worth keeping. With the default nothing is, and no memory is used.
+/// Which parts are worth keeping. With the default nothing is, and no memory is used. What finds no room in
+/// [`super::Limits::max_details`] is dropped with all that was kept of its exchange, which is counted all the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// Whole exchanges, for [`super::Pipeline::take_logged`].
@@ -60,6 +64,13 @@ pub struct Message {
     pub body: Body,
 }
 
+impl Keep {
+    /// Whether anything at all is kept.
+    pub fn anything(&self) -> bool {
+        self.exchanges || self.errors
+    }
+}
+
 impl Message {
     /// The first value under this name, in any case.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
@@ -73,7 +84,7 @@ impl Message {
 /// A body as it was on the wire, without the transfer coding and with the content coding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Body {
-    /// Not kept, or there is none.
+    /// Not kept, or there is none, or it is empty.
     #[default]
     None,
     Whole(Vec<u8>),

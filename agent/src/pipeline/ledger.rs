@@ -216,6 +216,8 @@ pub struct Ledger {
     pub stale_bytes: u64,
     /// Exchanges whose consumer found the table full and was left out.
     pub consumers_over_limit: u64,
+    /// Exchanges of which details were wanted and not kept: there was no room. They are counted all the same.
+    pub details_dropped: u64,
 }
 
 impl Ledger {
@@ -292,6 +294,7 @@ impl Ledger {
             ("bytes_gapped", self.bytes.gapped),
             ("stale_bytes", self.stale_bytes),
             ("consumers_over_limit", self.consumers_over_limit),
+            ("details_dropped", self.details_dropped),
         ]
         .into_iter()
     }

@@ -27,7 +27,7 @@ use self::{
     conn::{ConnTracker, Targets},
     consumer::ConsumerRules,
     counters::{Counts, Distributions},
-    detail::{Keep, Logged},
+    detail::{Keep, Logged, budget::Budget},
     ledger::{Cause, Ledger},
     target::Target,
 };
@@ -75,6 +75,9 @@ pub struct Limits {
     pub max_consumers: usize,
     /// Rows of one target between two takes.
     pub max_rows: usize,
+    /// Memory for details of exchanges that are open or not taken yet, of all targets together, bytes. Beyond it
+    /// the details are dropped, never the counts.
+    pub max_details: usize,
 }
 
 impl Default for Limits {
@@ -89,6 +92,7 @@ impl Default for Limits {
             max_routes: 1000,
             max_consumers: 10_000,
             max_rows: 50_000,
+            max_details: 32 * 1024 * 1024,
         }
     }
 }
@@ -108,19 +112,21 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Pipeline {
     limits: Limits,
+    details: Budget,
     conns: ConnTracker,
     targets: Targets,
 }
 
 impl Pipeline {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, conns: ConnTracker::default(), targets: Targets::new() }
+        let details = Budget::new(limits.max_details);
+        Self { limits, details, conns: ConnTracker::default(), targets: Targets::new() }
     }
 
     /// Starts to take events of a target; those of others are ignored. Adding a target again changes nothing.
     pub fn add_target(&mut self, target: TargetId, policy: Policy) {
-        let limits = &self.limits;
-        self.targets.entry(target).or_insert_with(|| Target::new(policy, limits));
+        let Self { limits, details, targets, .. } = self;
+        targets.entry(target).or_insert_with(|| Target::new(policy, limits, details.clone()));
     }
 
     /// Decides anew about a target: what happens from here on follows this policy. Counts, open exchanges, routes and
@@ -138,7 +144,7 @@ impl Pipeline {
     }
 
     pub fn handle_event(&mut self, event: Record<'_>) {
-        let Self { limits, conns, targets } = self;
+        let Self { limits, conns, targets, .. } = self;
         match event {
             Record::Data(data) => conns.handle_data(&data, targets, limits),
             Record::End(end) => conns.handle_end(&end, targets, limits),
@@ -152,6 +158,7 @@ impl Pipeline {
     /// Evicts what has been idle too long; to be called about once a second.
     pub fn handle_tick(&mut self, now: Ktime) {
         self.conns.handle_tick(now, &mut self.targets, &self.limits);
+        debug_assert!(self.details_add_up(), "memory of details got lost, or was counted twice");
     }
 
     /// Connections that wait for the end of an exchange, and brought no record for a time that `is_due` likes. A
@@ -261,6 +268,17 @@ impl Pipeline {
     /// Memory held by heads that are not complete, bytes; at most [`Limits::max_buffered`].
     pub fn buffered(&self) -> usize {
         self.conns.buffered()
+    }
+
+    /// Memory held by details of exchanges, bytes; at most [`Limits::max_details`].
+    pub fn details(&self) -> usize {
+        self.details.used()
+    }
+
+    /// Whether the memory that details hold is what is counted. Looks at every connection.
+    pub fn details_add_up(&self) -> bool {
+        let logged: usize = self.targets.values().map(Target::logged).sum();
+        self.details.used() == self.conns.details() + logged
     }
 
     /// Connections of a target that are known right now, muted ones included.

@@ -3,11 +3,18 @@
 use std::sync::Arc;
 
 use super::{
-    Limits, Policy,
+    Ktime, Limits, Policy,
     consumer::{ConsumerId, Consumers, Identified},
     counters::{Counted, Counters, Counts, Key, Measured},
-    detail::Logged,
-    http::head::{Method, RequestHead},
+    detail::{
+        Logged,
+        budget::{Budget, Held},
+        collect::{Details, Kept},
+    },
+    http::{
+        framing::Framing,
+        head::{Method, RequestHead, ResponseHead},
+    },
     ledger::{Cause, Ledger},
     route::{Found, RouteId, Routes, Settle},
 };
@@ -27,8 +34,9 @@ pub struct Target {
     open: u64,
     /// Method and route of every row there ever was, in order of appearance.
     shown: Vec<(Method, RouteId)>,
-    /// Exchanges that the policy keeps, since the last take.
-    logged: Vec<Logged>,
+    /// Exchanges that the policy keeps, since the last take, and the memory of their details.
+    logged: Vec<(Logged, Held)>,
+    details: Budget,
     /// Nothing is taken any more.
     pub finished: bool,
     #[cfg(test)]
@@ -46,14 +54,34 @@ pub struct Request {
 }
 
 /// How an exchange ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Outcome {
-    Answered { status: u16, measured: Measured },
+    Answered(Answer),
     Lost(Cause),
 }
 
+/// What is known of an exchange that was answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub measured: Measured,
+    pub head_received: Ktime,
+    pub first_byte: Ktime,
+    pub last_byte: Ktime,
+    /// Where the policy keeps any, and there was room.
+    pub kept: Option<Box<Kept>>,
+}
+
+/// What an exchange was counted as.
+#[derive(Clone, Copy, Debug)]
+struct Account {
+    route: Option<RouteId>,
+    /// None when it is reported.
+    lost_to: Option<Cause>,
+}
+
 impl Target {
-    pub fn new(policy: Policy, limits: &Limits) -> Self {
+    pub fn new(policy: Policy, limits: &Limits, details: Budget) -> Self {
         Self {
             routes: Routes::new(limits.max_routes),
             consumers: Consumers::new(Arc::clone(&policy.consumers), limits.max_consumers),
@@ -63,6 +91,7 @@ impl Target {
             open: 0,
             shown: Vec::new(),
             logged: Vec::new(),
+            details,
             finished: false,
             #[cfg(test)]
             reported: Vec::new(),
@@ -97,9 +126,77 @@ impl Target {
 
     pub fn close(&mut self, request: Request, outcome: Outcome) {
         self.open = self.open.saturating_sub(1);
-        match self.account(request, outcome) {
+        let answer = match outcome {
+            Outcome::Answered(answer) => answer,
+            Outcome::Lost(cause) => {
+                if let Some(Found::Candidate(candidate)) = request.found {
+                    self.routes.settle(candidate, Settle::Drop);
+                }
+                self.ledger.add(cause, 1);
+                return;
+            }
+        };
+        let (method, consumer) = (request.method, request.consumer);
+        let account = self.account(request, answer.status, &answer.measured);
+        match account.lost_to {
             None => self.ledger.reported += 1,
             Some(cause) => self.ledger.add(cause, 1),
+        }
+        if let Some(kept) = answer.kept {
+            let Kept { target, request, response, held } = *kept;
+            let logged = Logged {
+                head_received: answer.head_received,
+                first_byte: answer.first_byte,
+                last_byte: answer.last_byte,
+                response_time: answer.measured.response_time,
+                method,
+                route: account.route.map(|route| self.routes.template(route).to_owned()),
+                consumer: consumer.and_then(|id| self.consumers.identifier(id)).map(str::to_owned),
+                status: answer.status,
+                request_size: answer.measured.request_size,
+                response_size: answer.measured.response_size,
+                client: None,
+                target,
+                request,
+                response,
+            };
+            self.log(logged, held);
+        }
+    }
+
+    /// Keeps an exchange until it is taken, if there is room.
+    fn log(&mut self, logged: Logged, mut held: Held) {
+        let text =
+            logged.route.as_ref().map_or(0, String::len) + logged.consumer.as_ref().map_or(0, String::len);
+        if held.grow(size_of::<(Logged, Held)>() + text) {
+            self.logged.push((logged, held));
+        } else {
+            self.ledger.details_dropped += 1;
+        }
+    }
+
+    /// What is kept of a request, where the policy says so.
+    pub fn keep_request(&mut self, head: &RequestHead<'_>, framing: Framing) -> Option<Box<Details>> {
+        if !self.policy.keep.exchanges {
+            return None;
+        }
+        let details = Details::of_request(head, framing, &self.policy.keep, &self.details).ok();
+        self.ledger.details_dropped += u64::from(details.is_none());
+        details.map(Box::new)
+    }
+
+    /// Adds what is kept of the response to the request.
+    pub fn keep_response(
+        &mut self,
+        details: &mut Option<Box<Details>>,
+        head: &ResponseHead<'_>,
+        framing: Framing,
+    ) {
+        if let Some(kept) = details
+            && kept.add_response(head, framing, &self.policy.keep).is_err()
+        {
+            *details = None;
+            self.ledger.details_dropped += 1;
         }
     }
 
@@ -141,7 +238,13 @@ impl Target {
 
     /// Exchanges that the policy keeps, since the last call.
     pub fn take_logged(&mut self) -> Vec<Logged> {
-        std::mem::take(&mut self.logged)
+        // The memory is that of whoever takes them, from here on.
+        self.logged.drain(..).map(|(logged, _)| logged).collect()
+    }
+
+    /// Memory that exchanges hold which nobody has taken, bytes.
+    pub fn logged(&self) -> usize {
+        self.logged.iter().map(|(_, held)| held.bytes()).sum()
     }
 
     /// Method and template of every row there ever was, without HEAD and OPTIONS, in order of appearance.
@@ -167,18 +270,9 @@ impl Target {
         self.shown.len() as u64
     }
 
-    /// Counts an exchange, or says why it is not counted.
-    fn account(&mut self, request: Request, outcome: Outcome) -> Option<Cause> {
+    /// Counts an exchange that was answered, or says why it is not counted.
+    fn account(&mut self, request: Request, status: u16, measured: &Measured) -> Account {
         let Request { method, found, consumer } = request;
-        let (status, measured) = match outcome {
-            Outcome::Answered { status, measured } => (status, measured),
-            Outcome::Lost(cause) => {
-                if let Some(Found::Candidate(candidate)) = found {
-                    self.routes.settle(candidate, Settle::Drop);
-                }
-                return Some(cause);
-            }
-        };
         let refused = match method {
             None => Some(Cause::BadMethod),
             Some(Method::OPTIONS | Method::CONNECT) => Some(Cause::Excluded),
@@ -196,21 +290,25 @@ impl Target {
                 .settle(candidate, confirms)
                 .ok_or(if status == 404 { Cause::Unmatched } else { Cause::OverRouteLimit }),
         };
-        let (Some(method), None) = (method, refused) else { return refused };
+        let (Some(method), None) = (method, refused) else {
+            return Account { route: route.ok(), lost_to: refused };
+        };
         let route = match route {
             Ok(route) => route,
-            Err(cause) => return Some(cause),
+            Err(cause) => return Account { route: None, lost_to: Some(cause) },
         };
         let identifier = consumer.and_then(|consumer| self.consumers.identifier(consumer));
         let text = self.routes.template(route).len() + identifier.map_or(0, str::len);
-        match self.counters.count(Key { consumer, method, route, status }, text, &measured) {
-            Counted::NoRoom => return Some(Cause::OverCountLimit),
+        match self.counters.count(Key { consumer, method, route, status }, text, measured) {
+            Counted::NoRoom => {
+                return Account { route: Some(route), lost_to: Some(Cause::OverCountLimit) };
+            }
             Counted::First => self.show(method, route),
             Counted::Again => {}
         }
         #[cfg(test)]
-        self.reported.push(describe(method, self.routes.template(route), status, &measured));
-        None
+        self.reported.push(describe(method, self.routes.template(route), status, measured));
+        Account { route: Some(route), lost_to: None }
     }
 
     fn show(&mut self, method: Method, route: RouteId) {

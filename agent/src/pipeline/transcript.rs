@@ -30,6 +30,8 @@ use super::{Ktime, Limits, Pipeline, Policy};
 #[cfg(test)]
 mod cases;
 #[cfg(test)]
+mod details;
+#[cfg(test)]
 mod properties;
 
 pub const TARGET: u32 = 1;

@@ -1,4 +1,4 @@
-//! Counts a body without keeping it: known length, chunked, or until the connection closes.
+//! Counts a body, and hands on its data: known length, chunked, or until the connection closes.
 
 /// Longest chunk-size line, extensions included, bytes. RFC 9112 section 7.1.1 asks for a limit.
 const MAX_CHUNK_LINE: u32 = 4 * 1024;
@@ -54,11 +54,17 @@ impl Body {
     /// A chunked body at its beginning.
     pub const CHUNKED: Body = Body::Chunked(Chunked::Size { size: 0, digits: 0 });
 
-    /// Counts `bytes` up to the end of the body.
-    pub fn feed(&mut self, bytes: &[u8]) -> Progress {
+    /// Counts `bytes` up to the end of the body. `take` gets the data among them, without the transfer coding, in
+    /// one piece or more.
+    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) -> Progress {
         match self {
-            Body::Length(_) | Body::UntilClose => self.skip(bytes.len() as u64),
-            Body::Chunked(chunked) => chunked.feed(bytes),
+            Body::Length(_) | Body::UntilClose => {
+                let progress = self.skip(bytes.len() as u64);
+                let taken = usize::try_from(progress.taken).unwrap_or(usize::MAX);
+                take(bytes.get(..taken).unwrap_or(bytes));
+                progress
+            }
+            Body::Chunked(chunked) => chunked.feed(bytes, take),
         }
     }
 
@@ -93,14 +99,16 @@ impl Body {
 }
 
 impl Chunked {
-    fn feed(&mut self, bytes: &[u8]) -> Progress {
+    fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) -> Progress {
         let mut rest = bytes;
         let mut data: u64 = 0;
         let mut state = Reached::Inside;
         while state == Reached::Inside {
             if let Chunked::Data { left } = self {
                 let step = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
-                rest = rest.get(step..).unwrap_or_default();
+                let (piece, after) = rest.split_at(step);
+                take(piece);
+                rest = after;
                 *left = left.saturating_sub(step as u64);
                 data = data.saturating_add(step as u64);
                 if *left > 0 {
@@ -160,21 +168,25 @@ mod tests {
 
     /// Data bytes, what is left over, and where the body got to, whole and byte by byte.
     fn check(bytes: &str, data: u64, rest: &str, state: Reached) {
-        let mut whole = Body::CHUNKED;
-        let progress = whole.feed(bytes.as_bytes());
+        let (mut whole, mut content) = (Body::CHUNKED, Vec::new());
+        let progress = whole.feed(bytes.as_bytes(), |piece| content.extend_from_slice(piece));
         let left = bytes.get(usize::try_from(progress.taken).unwrap()..).unwrap();
         assert_eq!((progress.data, left, progress.state), (data, rest, state), "{bytes:?}");
 
-        let (mut split, mut sum) = (Body::CHUNKED, 0);
+        assert_eq!(content.len() as u64, data, "{bytes:?}");
+
+        let (mut split, mut sum, mut by_bytes) = (Body::CHUNKED, 0, Vec::new());
         for (index, byte) in bytes.bytes().enumerate() {
-            let progress = split.feed(&[byte]);
+            let progress = split.feed(&[byte], |piece| by_bytes.extend_from_slice(piece));
             sum += progress.data;
             if progress.state != Reached::Inside {
                 assert_eq!((sum, bytes.len() - index - 1, progress.state), (data, rest.len(), state));
+                assert_eq!(by_bytes, content, "{bytes:?} by bytes");
                 return;
             }
         }
         assert_eq!((sum, state, split), (data, Reached::Inside, whole), "{bytes:?} by bytes");
+        assert_eq!(by_bytes, content, "{bytes:?} by bytes");
     }
 
     #[test]
@@ -197,30 +209,42 @@ mod tests {
     fn endless_lines_are_given_up() {
         for start in ["5;", "0\r\nx: "] {
             let mut body = Body::CHUNKED;
-            assert_eq!(body.feed(start.as_bytes()).state, Reached::Inside);
-            assert_eq!(body.feed(&[b'a'; 20_000]).state, Reached::Hidden);
+            assert_eq!(body.feed(start.as_bytes(), |_| ()).state, Reached::Inside);
+            assert_eq!(body.feed(&[b'a'; 20_000], |_| ()).state, Reached::Hidden);
         }
     }
 
     #[test]
     fn a_gap_inside_a_chunk_is_harmless_and_across_chunks_is_not() {
         let mut body = Body::CHUNKED;
-        body.feed(b"64\r\nab");
+        body.feed(b"64\r\nab", |_| ());
         assert_eq!(body.skip(97), Progress { taken: 97, data: 97, state: Reached::Inside });
         assert_eq!(body.certain(), 1);
         assert_eq!(body.skip(1), Progress { taken: 1, data: 1, state: Reached::Inside });
-        assert_eq!(body.feed(b"\r\n0\r\n\r\n").state, Reached::End);
+        assert_eq!(body.feed(b"\r\n0\r\n\r\n", |_| ()).state, Reached::End);
 
         let mut body = Body::CHUNKED;
-        body.feed(b"64\r\nab");
+        body.feed(b"64\r\nab", |_| ());
         assert_eq!(body.skip(99).state, Reached::Hidden);
+    }
+
+    #[test]
+    fn data_is_handed_on_without_the_transfer_coding() {
+        let check = |mut body: Body, bytes: &[u8], want: &[u8]| {
+            let mut content = Vec::new();
+            body.feed(bytes, |piece| content.extend_from_slice(piece));
+            assert_eq!(content, want, "{}", bytes.escape_ascii());
+        };
+        check(Body::CHUNKED, b"5;a=b\r\nhello\r\n3\r\n\r\n!\r\n0\r\nsum: 1\r\n\r\nGET", b"hello\r\n!");
+        check(Body::Length(5), b"helloGET", b"hello");
+        check(Body::UntilClose, b"hello", b"hello");
     }
 
     #[test]
     fn a_known_length_counts_through_gaps() {
         let mut body = Body::Length(100);
-        assert_eq!(body.feed(b"abc"), Progress { taken: 3, data: 3, state: Reached::Inside });
+        assert_eq!(body.feed(b"abc", |_| ()), Progress { taken: 3, data: 3, state: Reached::Inside });
         assert_eq!(body.skip(96), Progress { taken: 96, data: 96, state: Reached::Inside });
-        assert_eq!(body.feed(b"zGET"), Progress { taken: 1, data: 1, state: Reached::End });
+        assert_eq!(body.feed(b"zGET", |_| ()), Progress { taken: 1, data: 1, state: Reached::End });
     }
 }

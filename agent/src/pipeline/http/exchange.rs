@@ -2,7 +2,7 @@
 
 use super::{
     pairs::{Asking, Missing, Opening, Pairs, ResponseState},
-    parser::{At, Parser, Step},
+    parser::{At, Parser, Reader, Standing, Step, Verdict},
 };
 use crate::pipeline::{
     Ktime, Limits,
@@ -121,9 +121,18 @@ impl Exchanges {
         !self.pairs.queue.is_empty()
     }
 
-    /// Bytes from the current positions on that are certain to be body data: ingress, egress.
+    /// Bytes from the current positions on that are certain to be data of a body that nobody wants: ingress, egress.
     pub fn certain(&self) -> (u64, u64) {
-        (self.requests.certain(), self.responses.certain())
+        let unless = |wanted: bool, certain: u64| if wanted { 0 } else { certain };
+        (
+            unless(self.pairs.wants_request_data(), self.requests.certain()),
+            unless(self.pairs.wants_response_data(), self.responses.certain()),
+        )
+    }
+
+    /// Memory held by details of open exchanges, counted anew, bytes.
+    pub fn details(&self) -> usize {
+        self.pairs.details()
     }
 
     /// Takes what a record adds to ingress.
@@ -157,10 +166,8 @@ impl Exchanges {
         let (room, responses_lost) = (cx.room.saturating_sub(responses.buffered()), responses.is_lost());
         let mut input = advance.bytes;
         while pairs.over.is_none() {
-            let judge = |bytes: &[u8], began: At, standing| {
-                pairs.judge_request(bytes, began, at, standing, responses_lost, cx)
-            };
-            match requests.step(&mut input, at, room, judge) {
+            let mut reader = RequestReader { pairs, at, responses_lost, cx };
+            match requests.step(&mut input, at, room, &mut reader) {
                 Step::More => break,
                 Step::Head => {}
                 Step::Body { data, reached } => pairs.request_body(data, reached, at, cx),
@@ -200,10 +207,8 @@ impl Exchanges {
         let (room, asking) = (cx.room.saturating_sub(requests.buffered()), Asking::of(requests));
         let mut input = advance.bytes;
         while pairs.over.is_none() {
-            let judge = |bytes: &[u8], began: At, standing| {
-                pairs.judge_response(bytes, began, at, standing, asking, cx)
-            };
-            match responses.step(&mut input, at, room, judge) {
+            let mut reader = ResponseReader { pairs, at, asking, cx };
+            match responses.step(&mut input, at, room, &mut reader) {
                 Step::More => break,
                 Step::Head => {
                     if std::mem::take(&mut pairs.drop_head) {
@@ -295,16 +300,52 @@ impl Exchanges {
     }
 }
 
+/// Reads ingress.
+struct RequestReader<'a, 'b> {
+    pairs: &'a mut Pairs,
+    at: At,
+    responses_lost: bool,
+    cx: &'a mut Context<'b>,
+}
+
+impl Reader for RequestReader<'_, '_> {
+    fn head(&mut self, bytes: &[u8], began: At, standing: Standing) -> Verdict {
+        self.pairs.judge_request(bytes, began, self.at, standing, self.responses_lost, self.cx)
+    }
+
+    fn body(&mut self, data: &[u8]) {
+        self.pairs.request_data(data, self.cx);
+    }
+}
+
+/// Reads egress.
+struct ResponseReader<'a, 'b> {
+    pairs: &'a mut Pairs,
+    at: At,
+    asking: Asking,
+    cx: &'a mut Context<'b>,
+}
+
+impl Reader for ResponseReader<'_, '_> {
+    fn head(&mut self, bytes: &[u8], began: At, standing: Standing) -> Verdict {
+        self.pairs.judge_response(bytes, began, self.at, standing, self.asking, self.cx)
+    }
+
+    fn body(&mut self, data: &[u8]) {
+        self.pairs.response_data(data, self.cx);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Policy;
     use crate::pipeline::http::pairs::{Exchange, QUEUE_ROOM};
+    use crate::pipeline::{Policy, detail::budget::Budget};
 
     #[test]
     fn memory_of_a_burst_is_given_back() {
         let limits = Limits::default();
-        let mut target = Target::new(Policy::default(), &limits);
+        let mut target = Target::new(Policy::default(), &limits, Budget::new(0));
         let mut cx = Context { target: &mut target, limits: &limits, room: 0 };
         let mut exchanges = Exchanges::new(Start::Beginning, 1);
         let at = At { time: Ktime(1), turn: 1 };

@@ -67,19 +67,22 @@ pub struct RequestHead<'a> {
     pub length: usize,
     /// None for a method the hub does not take.
     pub method: Option<Method>,
-    /// Path as it was sent, without query; None when the target is none (`*`, an authority).
+    /// What the request line asks for, as it was sent.
+    pub target: &'a str,
+    /// Its path, without query; None when it has none (`*`, an authority).
     pub path: Option<&'a str>,
     pub body: BodyFields,
     pub fields: &'a [Header<'a>],
 }
 
 /// A complete response head.
-#[derive(Clone, Copy, Debug)]
-pub struct ResponseHead {
+#[derive(Debug)]
+pub struct ResponseHead<'a> {
     /// Bytes, up to and including the empty line.
     pub length: usize,
     pub status: u16,
     pub body: BodyFields,
+    pub fields: &'a [Header<'a>],
 }
 
 /// Why bytes are not a whole head.
@@ -126,10 +129,12 @@ pub fn parse_request<'a>(bytes: &'a [u8], room: &'a mut FieldRoom<'a>) -> Result
     for field in request.headers.iter() {
         body.add(field.name, field.value);
     }
+    let target = request.path.unwrap_or_default();
     Ok(RequestHead {
         length,
         method: Method::new(request.method.unwrap_or_default()),
-        path: path_of(request.path.unwrap_or_default()),
+        target,
+        path: path_of(target),
         body,
         fields: request.headers,
     })
@@ -148,7 +153,10 @@ pub fn may_begin_request(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// When there is no whole head, see [`NotAHead`].
-pub fn parse_response(bytes: &[u8]) -> Result<ResponseHead, NotAHead> {
+pub fn parse_response<'a>(
+    bytes: &'a [u8],
+    room: &'a mut FieldRoom<'a>,
+) -> Result<ResponseHead<'a>, NotAHead> {
     // httparse skips empty lines here, and would wait for more of what cannot become a response.
     let known = RESPONSE_PREFIX.iter().zip(bytes).all(|(want, got)| want == got);
     if !known {
@@ -158,9 +166,8 @@ pub fn parse_response(bytes: &[u8]) -> Result<ResponseHead, NotAHead> {
     config
         .allow_obsolete_multiline_headers_in_responses(true)
         .allow_spaces_after_header_name_in_responses(true);
-    let mut room = field_room();
     let mut response = httparse::Response::new(&mut []);
-    let length = match config.parse_response_with_uninit_headers(&mut response, bytes, &mut room) {
+    let length = match config.parse_response_with_uninit_headers(&mut response, bytes, room) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Err(NotAHead::Partial),
         Err(_) => {
@@ -177,7 +184,7 @@ pub fn parse_response(bytes: &[u8]) -> Result<ResponseHead, NotAHead> {
     for field in response.headers.iter() {
         body.add(field.name, field.value);
     }
-    Ok(ResponseHead { length, status, body })
+    Ok(ResponseHead { length, status, body, fields: response.headers })
 }
 
 /// Bytes of the PROXY protocol v1 line that `bytes` begin with.
@@ -287,6 +294,7 @@ mod tests {
             &format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1)),
             Some(NotAHead::Malformed),
         );
+        let parse_response = |bytes: &[u8]| parse_response(bytes, &mut field_room()).map(|head| head.status);
         assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\n a").err(), Some(NotAHead::Partial));
         assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\n a\r\n").err(), Some(NotAHead::Malformed));
         assert_eq!(parse_response(b"HTTP/1.1 2x0").err(), Some(NotAHead::Partial));

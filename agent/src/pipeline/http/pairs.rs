@@ -29,9 +29,10 @@ use super::{
 use crate::pipeline::{
     Ktime, ResponseTime,
     counters::Measured,
+    detail::collect::{Details, NoRoom},
     ledger::Cause,
     stream::Advance,
-    target::{Outcome, Request},
+    target::{Answer, Outcome, Request},
 };
 
 /// Which response belongs to which request.
@@ -89,6 +90,8 @@ pub struct Exchange {
     /// Its client waits for a 100 before it sends the body, in a turn of its own.
     pub expects_continue: bool,
     pub response: Option<Response>,
+    /// Where the policy keeps any.
+    pub details: Option<Box<Details>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,7 +332,8 @@ impl Pairs {
             Err(why) => return Verdict::Refused(why),
         };
         let length = head.length;
-        let (request_body, then) = match head.body.of_request() {
+        let framing = head.body.of_request();
+        let (request_body, then) = match framing {
             _ if head.method == Some(Method::CONNECT) => (RequestBody::Absent, Then::Hold),
             Ok(Framing::None) => (RequestBody::Absent, Then::Message),
             Ok(Framing::Length(0)) => (RequestBody::Complete { size: 0 }, Then::Message),
@@ -367,8 +371,42 @@ impl Pairs {
             request_body,
             expects_continue: head.fields.iter().any(|field| field.name.eq_ignore_ascii_case("expect")),
             response: None,
+            details: framing.ok().and_then(|framing| cx.target.keep_request(&head, framing)),
         });
         Verdict::Head { length, then }
+    }
+
+    /// Takes data of the request's body that is coming in.
+    pub fn request_data(&mut self, data: &[u8], cx: &mut Context<'_>) {
+        if let Some(last) = self.queue.back_mut().filter(|last| last.is_receiving()) {
+            last.keep(cx, |details| details.add_request_data(data));
+        }
+    }
+
+    /// Takes data of the response's body that is coming in.
+    pub fn response_data(&mut self, data: &[u8], cx: &mut Context<'_>) {
+        if cx.target.policy.keep.anything()
+            && let Some(exchange) = self.queue.iter_mut().find(|it| it.is_responding())
+        {
+            exchange.keep(cx, |details| details.add_response_data(data));
+        }
+    }
+
+    /// Whether data of the request's body that is coming in is kept.
+    pub fn wants_request_data(&self) -> bool {
+        let last = self.queue.back().filter(|last| last.is_receiving());
+        last.and_then(|last| last.details.as_ref()).is_some_and(|details| details.wants_request_data())
+    }
+
+    /// Whether data of the response's body that is coming in is kept.
+    pub fn wants_response_data(&self) -> bool {
+        let responding = self.queue.iter().find(|it| it.is_responding());
+        responding.and_then(|it| it.details.as_ref()).is_some_and(|details| details.wants_response_data())
+    }
+
+    /// Memory held by details, counted anew, bytes.
+    pub fn details(&self) -> usize {
+        self.queue.iter().filter_map(|it| it.details.as_ref()).map(|details| details.size()).sum()
     }
 
     pub fn request_refused(&mut self, why: NotAHead, at: At, cx: &mut Context<'_>) {
@@ -422,12 +460,19 @@ impl Pairs {
         let counted = self.accounted > self.followed;
         match effect {
             GapEffect::Inside { data: 0 } => {}
-            GapEffect::Inside { data } => self.request_body(data, Reached::Inside, at, cx),
+            GapEffect::Inside { data } => {
+                self.miss_request_data();
+                self.request_body(data, Reached::Inside, at, cx);
+            }
             GapEffect::BodyEnd { data, beyond } => {
+                self.miss_request_data();
                 self.request_body(data, Reached::End, at, cx);
                 self.hidden_requests |= beyond > 0 && !counted;
             }
-            GapEffect::BodyHidden => self.request_body(0, Reached::Hidden, at, cx),
+            GapEffect::BodyHidden => {
+                self.miss_request_data();
+                self.request_body(0, Reached::Hidden, at, cx);
+            }
             GapEffect::Boundary { begun: true } => {
                 cx.target.lose(cause, 1);
                 if missing == Missing::After {
@@ -443,6 +488,14 @@ impl Pairs {
         }
     }
 
+    /// Bytes of the request's body that is coming in are missing.
+    fn miss_request_data(&mut self) {
+        let last = self.queue.back_mut().filter(|last| last.is_receiving());
+        if let Some(details) = last.and_then(|last| last.details.as_mut()) {
+            details.miss_request_data();
+        }
+    }
+
     pub fn judge_response(
         &mut self,
         bytes: &[u8],
@@ -452,7 +505,8 @@ impl Pairs {
         asking: Asking,
         cx: &mut Context<'_>,
     ) -> Verdict {
-        let head = match head::parse_response(bytes) {
+        let mut fields = head::field_room();
+        let head = match head::parse_response(bytes, &mut fields) {
             Ok(head) => head,
             Err(NotAHead::Partial) => return Verdict::Partial,
             Err(why) => {
@@ -500,7 +554,7 @@ impl Pairs {
     /// A response whose request we do not know. Unless it can be framed without, its direction is lost.
     pub fn unasked(
         &mut self,
-        head: &head::ResponseHead,
+        head: &head::ResponseHead<'_>,
         turn: u32,
         asking: Asking,
         cx: &mut Context<'_>,
@@ -531,10 +585,11 @@ impl Pairs {
     }
 
     /// Gives the oldest request its response.
-    pub fn answer(&mut self, head: &head::ResponseHead, began: At, at: At, cx: &mut Context<'_>) -> Then {
+    pub fn answer(&mut self, head: &head::ResponseHead<'_>, began: At, at: At, cx: &mut Context<'_>) -> Then {
         let Some(first) = self.queue.front_mut() else { return Then::Lost };
         let method = first.request.method;
-        let (state, then) = match head.body.of_response(method, head.status) {
+        let framing = head.body.of_response(method, head.status);
+        let (state, then) = match framing {
             Ok(Framing::Tunnel) => {
                 self.over = Some(Over::LeftHttp);
                 self.give_up(Cause::Upgraded, cx);
@@ -553,6 +608,9 @@ impl Pairs {
             Ok(Framing::UntilClose) => (ResponseState::UntilClose, Then::Body(Body::UntilClose)),
         };
         self.release_requests = method == Some(Method::CONNECT);
+        if let Ok(framing) = framing {
+            cx.target.keep_response(&mut first.details, head, framing);
+        }
         first.response = Some(Response {
             status: head.status,
             first_byte: began.time,
@@ -593,7 +651,12 @@ impl Pairs {
             cx.target.ledger.heads_unread += 1;
             self.lose_oldest(Cause::UnreadableHead, cx);
         }
-        let Some(response) = self.responding() else { return };
+        let Some(exchange) = self.queue.iter_mut().find(|it| it.is_responding()) else { return };
+        let misses_data = !matches!(effect, GapEffect::Boundary { .. } | GapEffect::Inside { data: 0 });
+        if let Some(details) = exchange.details.as_mut().filter(|_| misses_data) {
+            details.miss_response_data();
+        }
+        let Some(response) = &mut exchange.response else { return };
         match effect {
             GapEffect::Boundary { .. } => {}
             GapEffect::BodyHidden => response.state = ResponseState::Hidden { closed: false },
@@ -635,10 +698,7 @@ impl Pairs {
 
     /// The response that is coming in.
     pub fn responding(&mut self) -> Option<&mut Response> {
-        self.queue
-            .iter_mut()
-            .filter_map(|it| it.response.as_mut())
-            .find(|it| matches!(it.state, ResponseState::Coming | ResponseState::UntilClose))
+        self.queue.iter_mut().find(|it| it.is_responding()).and_then(|it| it.response.as_mut())
     }
 
     /// Called with bytes of the oldest response, in step: did the client send more before it was complete?
@@ -741,7 +801,13 @@ impl Exchange {
         matches!(self.request_body, RequestBody::Coming { .. })
     }
 
-    /// Likewise, and `turn` may bring more of it: without a 100 in between, a request is in one turn.
+    /// Its response is not complete, and we follow it.
+    pub fn is_responding(&self) -> bool {
+        let state = self.response.as_ref().map(|response| response.state);
+        matches!(state, Some(ResponseState::Coming | ResponseState::UntilClose))
+    }
+
+    /// The request is not complete, and we follow it; `turn` may bring more of it: without a 100 in between, a request is in one turn.
     pub fn may_be_receiving(&self, turn: u32) -> bool {
         self.is_receiving() && (self.expects_continue || self.request_turn >= turn)
     }
@@ -766,7 +832,27 @@ impl Exchange {
             ResponseTime::FirstByte => response.first_byte,
         };
         let response_time = end.since(self.head_received.time);
-        let measured = Measured { response_time, request_size, response_size };
-        cx.target.close(self.request, Outcome::Answered { status: response.status, measured });
+        let request_is_whole =
+            matches!(self.request_body, RequestBody::Absent | RequestBody::Complete { .. });
+        let response_is_whole = response.state == ResponseState::Complete;
+        let answer = Answer {
+            status: response.status,
+            measured: Measured { response_time, request_size, response_size },
+            head_received: self.head_received.time,
+            first_byte: response.first_byte,
+            last_byte: response.last_byte,
+            kept: self.details.map(|details| Box::new(details.finish(request_is_whole, response_is_whole))),
+        };
+        cx.target.close(self.request, Outcome::Answered(answer));
+    }
+
+    /// Keeps more of it, or, when there is no room, nothing at all any more.
+    fn keep(&mut self, cx: &mut Context<'_>, add: impl FnOnce(&mut Details) -> Result<(), NoRoom>) {
+        if let Some(details) = &mut self.details
+            && add(details) == Err(NoRoom)
+        {
+            self.details = None;
+            cx.target.ledger.details_dropped += 1;
+        }
     }
 }

@@ -87,6 +87,15 @@ pub enum GapEffect {
     Boundary { begun: bool },
 }
 
+/// For whom a direction is read.
+pub trait Reader {
+    /// Judges a head as far as it has come; `began` is where its first byte was.
+    fn head(&mut self, bytes: &[u8], began: At, standing: Standing) -> Verdict;
+
+    /// Takes some more data of the body, without its transfer coding.
+    fn body(&mut self, data: &[u8]);
+}
+
 /// Cuts one direction into messages. Holds at most [`MAX_HEAD`] bytes, and none when heads come whole.
 #[derive(Debug)]
 pub struct Parser {
@@ -156,15 +165,9 @@ impl Parser {
         }
     }
 
-    /// Takes a step through `input`. `judge` is shown every head as far as it has come; it is told where the
-    /// head began. At most `room` bytes of memory are kept: a head that needs more is refused.
-    pub fn step(
-        &mut self,
-        input: &mut &[u8],
-        at: At,
-        room: usize,
-        judge: impl FnOnce(&[u8], At, Standing) -> Verdict,
-    ) -> Step {
+    /// Takes a step through `input`, for `reader`. At most `room` bytes of memory are kept: a head that needs more is
+    /// refused.
+    pub fn step(&mut self, input: &mut &[u8], at: At, room: usize, reader: &mut impl Reader) -> Step {
         if let State::Head(_) = self.state
             && self.head.is_empty()
         {
@@ -186,7 +189,7 @@ impl Parser {
                 Step::More
             }
             State::Body(body) => {
-                let progress = body.feed(input);
+                let progress = body.feed(input, |data| reader.body(data));
                 let taken = usize::try_from(progress.taken).unwrap_or(usize::MAX);
                 *input = input.get(taken..).unwrap_or_default();
                 match progress.state {
@@ -198,7 +201,7 @@ impl Parser {
             }
             State::Head(standing) => {
                 let standing = *standing;
-                self.head_step(standing, input, at, room, judge)
+                self.head_step(standing, input, at, room, reader)
             }
         }
     }
@@ -209,12 +212,12 @@ impl Parser {
         input: &mut &[u8],
         at: At,
         room: usize,
-        judge: impl FnOnce(&[u8], At, Standing) -> Verdict,
+        reader: &mut impl Reader,
     ) -> Step {
         let held = self.head.len();
         let verdict = if held == 0 {
             self.began = at;
-            judge(input.get(..MAX_HEAD).unwrap_or(input), at, standing)
+            reader.head(input.get(..MAX_HEAD).unwrap_or(input), at, standing)
         } else {
             let usable = input.len().min(MAX_HEAD.saturating_sub(held));
             let fresh = input.get(..usable).unwrap_or_default();
@@ -222,7 +225,7 @@ impl Parser {
             // Judged again only when a line has ended, so at most once per field, or while so little had come
             // that the next byte may tell.
             let telling = held < RESPONSE_PREFIX.len() || fresh.contains(&b'\n');
-            if telling { judge(&self.head, self.began, standing) } else { Verdict::Partial }
+            if telling { reader.head(&self.head, self.began, standing) } else { Verdict::Partial }
         };
         match verdict {
             Verdict::Head { length, .. } | Verdict::Skip { length } => {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use agent_common::conn::Direction;
 
-use super::{Line, Player, Split, TARGET};
-use crate::pipeline::Policy;
+use super::{Line, Player, Split, TARGET, details::keep_all};
+use crate::pipeline::{Policy, detail::Body};
 
 /// xorshift64*: enough for tests, and the same every time.
 struct Random(u64);
@@ -39,10 +39,10 @@ fn body(random: &mut Random, length: usize) -> Vec<u8> {
 fn with_body(random: &mut Random, out: &mut Vec<u8>, length: usize) -> Vec<u8> {
     let body = body(random, length);
     if random.one_in(2) {
-        out.extend(format!("content-length: {length}\r\n\r\n").bytes());
+        out.extend(format!("content-type: text/plain\r\ncontent-length: {length}\r\n\r\n").bytes());
         return body;
     }
-    out.extend(b"transfer-encoding: chunked\r\n\r\n");
+    out.extend(b"content-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n");
     let mut chunked = Vec::new();
     for chunk in body.chunks(1 + random.below(40) as usize) {
         chunked.extend(format!("{:x}\r\n", chunk.len()).bytes());
@@ -155,7 +155,11 @@ fn lose(random: &mut Random, lines: Vec<Line>, one_in: u64) -> Vec<Line> {
 }
 
 fn play(lines: &[Line]) -> Player {
-    let mut player = Player::new(Policy::default());
+    play_with(Policy::default(), lines)
+}
+
+fn play_with(policy: Policy, lines: &[Line]) -> Player {
+    let mut player = Player::new(policy);
     player.play(lines, Split::Whole);
     player
 }
@@ -168,6 +172,44 @@ fn no_split_changes_a_count() {
         assert_eq!(play(&lines).target().reported, truth);
         let parts = cut(&mut random, lines);
         assert_eq!(play(&parts).target().reported, truth);
+    }
+}
+
+#[test]
+fn no_split_changes_what_is_kept() {
+    let mut random = Random(5);
+    for _ in 0..300 {
+        let (lines, truth) = script(&mut random, Client::Pipelining);
+        let mut whole = play_with(keep_all(), &lines);
+        let kept = whole.pipeline.take_logged(TARGET);
+        assert_eq!((kept.len(), whole.pipeline.details()), (truth.len(), 0));
+        for exchange in &kept {
+            let sizes =
+                [(&exchange.request, exchange.request_size), (&exchange.response, exchange.response_size)];
+            for (message, size) in sizes {
+                let Body::Whole(bytes) = &message.body else {
+                    assert!(size.is_none_or(|size| size == 0), "{exchange:?}");
+                    continue;
+                };
+                assert_eq!(Some(bytes.len() as u64), size, "{exchange:?}");
+            }
+        }
+        let parts = cut(&mut random, lines);
+        assert_eq!(play_with(keep_all(), &parts).pipeline.take_logged(TARGET), kept);
+    }
+}
+
+#[test]
+fn keeping_details_changes_no_count() {
+    let mut random = Random(6);
+    for round in 0..3000 {
+        let (lines, _) = script(&mut random, Client::Pipelining);
+        let lossy = lose(&mut random, lines, [3, 10, 30][round % 3]);
+        let mut player = play_with(keep_all(), &lossy);
+        assert_eq!(player.outcome(), play(&lossy).outcome(), "round {round}\n{}", show(&lossy));
+        let reported = player.target().reported.len();
+        assert_eq!(player.pipeline.take_logged(TARGET).len(), reported, "round {round}");
+        assert_eq!(player.pipeline.details(), 0);
     }
 }
 
