@@ -1,5 +1,5 @@
 //! A hub to report to in tests and demos: takes what the real one takes, remembers it, and misbehaves on
-//! request.
+//! request. Also takes what an OTLP collector takes, below any path.
 //!
 //! ```no_run
 //! use tests::fake_hub::{FakeHub, Kind, Reply};
@@ -28,7 +28,11 @@ use std::{
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivatePkcs8KeyDer};
 use serde_json::Value;
 
-use crate::{eventually::eventually, totals::Totals};
+use crate::{
+    eventually::eventually,
+    otlp::{self, Signal},
+    totals::Totals,
+};
 
 /// How long is waited for something to arrive.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,6 +52,7 @@ pub enum Kind {
     Startup,
     Sync,
     Log,
+    Otlp(Signal),
     /// A request for something the hub does not have; always answered with 404.
     Unknown,
 }
@@ -56,6 +61,10 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     Status(u16),
+    /// 200, and asks for so many seconds between exports.
+    Interval(u64),
+    /// 200, and says that it did not take so many of what it was sent, for the reason "too old".
+    Partial(u8),
     /// 202, but only after this long. Counts as accepted at once.
     Late(Duration),
     /// Keeps the connection open and says nothing.
@@ -84,7 +93,7 @@ pub struct Received {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub raw_body: Vec<u8>,
-    /// Null if it is not JSON.
+    /// Null if it is not JSON, or not what was to be sent there.
     pub body: Value,
     /// What it was answered.
     pub reply: Reply,
@@ -102,7 +111,18 @@ impl Received {
 
     /// The hub said yes, or was about to.
     pub fn accepted(&self) -> bool {
-        matches!(self.reply, Reply::Status(200..=299) | Reply::Late(_))
+        matches!(
+            self.reply,
+            Reply::Status(200..=299) | Reply::Late(_) | Reply::Interval(_) | Reply::Partial(_)
+        )
+    }
+
+    /// What a repetition has in common with the first.
+    fn identity(&self) -> Vec<u8> {
+        match self.kind {
+            Kind::Otlp(_) => self.raw_body.clone(),
+            _ => self.message_uuid().into(),
+        }
     }
 }
 
@@ -179,7 +199,7 @@ impl FakeHub {
     pub fn accepted(&self) -> Vec<Received> {
         let mut seen = BTreeSet::new();
         let mut messages = self.received();
-        messages.retain(|message| message.accepted() && seen.insert(message.message_uuid().to_owned()));
+        messages.retain(|message| message.accepted() && seen.insert(message.identity()));
         messages
     }
 
@@ -381,7 +401,12 @@ impl Shared {
             client_id,
             env,
             headers: request.headers,
-            body: serde_json::from_slice(&request.body).unwrap_or_default(),
+            body: match kind {
+                Kind::Otlp(signal) => otlp::gunzip(&request.body)
+                    .and_then(|plain| otlp::decode(signal, &plain))
+                    .unwrap_or_default(),
+                _ => serde_json::from_slice(&request.body).unwrap_or_default(),
+            },
             raw_body: request.body,
             reply,
         });
@@ -389,7 +414,7 @@ impl Shared {
     }
 }
 
-/// `POST /v2/{client_id}/{env}/{kind}`, whatever the host.
+/// `POST /v2/{client_id}/{env}/{kind}` or `POST .../v1/{signal}`, whatever the host.
 fn resource(method: &str, target: &str) -> (Kind, String, String) {
     let path = match target.split_once("://") {
         None => target,
@@ -400,6 +425,9 @@ fn resource(method: &str, target: &str) -> (Kind, String, String) {
         ["POST", "", "v2", client_id, env, "startup"] => (Kind::Startup, client_id, env),
         ["POST", "", "v2", client_id, env, "sync"] => (Kind::Sync, client_id, env),
         ["POST", "", "v2", client_id, env, "log"] => (Kind::Log, client_id, env),
+        ["POST", .., "v1", "traces"] => (Kind::Otlp(Signal::Traces), "", ""),
+        ["POST", .., "v1", "logs"] => (Kind::Otlp(Signal::Logs), "", ""),
+        ["POST", .., "v1", "metrics"] => (Kind::Otlp(Signal::Metrics), "", ""),
         _ => (Kind::Unknown, "", ""),
     };
     (kind, client_id.to_owned(), env.to_owned())
@@ -412,6 +440,15 @@ fn serve(mut stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
         let location = request.target.clone();
         match shared.take(request) {
             Reply::Status(status) => write_status(&mut stream, status, &location)?,
+            Reply::Interval(seconds) => {
+                let field = format!("apitally-export-interval: {seconds}\r\n");
+                write_reply(&mut stream, 200, &field, b"")?;
+            }
+            Reply::Partial(rejected) => {
+                // partial_success { rejected, error_message }
+                let body = [&[0x0a, 11, 0x08, rejected, 0x12, 7][..], b"too old"].concat();
+                write_reply(&mut stream, 200, "", &body)?;
+            }
             Reply::Late(time) => {
                 shared.wait_while_up(time);
                 write_status(&mut stream, 202, &location)?;
@@ -434,7 +471,13 @@ fn serve(mut stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
 fn write_status(stream: &mut impl Write, status: u16, location: &str) -> io::Result<()> {
     let redirect =
         matches!(status, 300..=399).then(|| format!("location: {location}\r\n")).unwrap_or_default();
-    write!(stream, "HTTP/1.1 {status} Scripted\r\ncontent-length: 0\r\n{redirect}\r\n")?;
+    write_reply(stream, status, &redirect, b"")
+}
+
+/// `fields`: whole lines.
+fn write_reply(stream: &mut impl Write, status: u16, fields: &str, body: &[u8]) -> io::Result<()> {
+    write!(stream, "HTTP/1.1 {status} Scripted\r\ncontent-length: {}\r\n{fields}\r\n", body.len())?;
+    stream.write_all(body)?;
     stream.flush()
 }
 

@@ -12,6 +12,7 @@ pub mod matrix;
 pub mod neighbours;
 pub mod order;
 pub mod origin;
+pub mod otlp;
 pub mod process;
 pub mod recordings;
 pub mod scratch;
