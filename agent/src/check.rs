@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::{
-    config::TargetSpec,
+    config::{Delivery, HubTarget, TargetConfig},
     exit::{Exit, Failure},
     probe::{
         discover,
@@ -17,12 +17,12 @@ use crate::{
 ///
 /// # Errors
 /// When stdout cannot be written to.
-pub fn run(specs: &[TargetSpec]) -> Result<Exit, Failure> {
+pub fn run(targets: &[TargetConfig]) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
-    print(&mut out, specs).map_err(|error| Failure::Io { doing: "print the report", error })
+    print(&mut out, targets).map_err(|error| Failure::Io { doing: "print the report", error })
 }
 
-fn print(out: &mut impl Write, specs: &[TargetSpec]) -> io::Result<Exit> {
+fn print(out: &mut impl Write, targets: &[TargetConfig]) -> io::Result<Exit> {
     let host = Host::inspect();
     let obstacles = host.obstacles();
     writeln!(out, "host")?;
@@ -52,11 +52,17 @@ fn print(out: &mut impl Write, specs: &[TargetSpec]) -> io::Result<Exit> {
             Err(error) => problems.push(error.to_string()),
         }
     }
-    for spec in specs {
+    for TargetConfig { spec, app, delivery, .. } in targets {
         writeln!(out, "target {spec}")?;
         match Target::find(1, spec.clone()) {
             Ok(target) => describe(out, &target)?,
             Err(error) => problems.push(error.to_string()),
+        }
+        if let Delivery::Hub(HubTarget { base_url, env, .. }) = delivery {
+            writeln!(out, "  reports to     {base_url}, environment {env}")?;
+        }
+        if let Some(version) = &app.version {
+            writeln!(out, "  app version    {version}")?;
         }
     }
     writeln!(out, "not seen, on any host")?;

@@ -35,6 +35,10 @@ pub enum Command {
 pub struct CheckArgs {
     #[command(flatten)]
     pub targets: TargetArgs,
+
+    /// Say what this configuration file means, too
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Whom to watch.
@@ -55,7 +59,7 @@ impl TargetArgs {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     pub targets: TargetArgs,
@@ -63,20 +67,19 @@ pub struct RunArgs {
     #[command(flatten)]
     pub count: CountArgs,
 
-    /// Environment of the app
-    #[arg(long, value_name = "ENV", env = "APITALLY_ENV", default_value = "dev")]
-    pub env: String,
+    /// Read what is not said here from this TOML file, and again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 
-    /// Where to report to
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "APITALLY_HUB_BASE_URL",
-        default_value = "https://hub.apitally.io"
-    )]
-    pub hub_url: String,
+    /// Environment of the app [default: dev]
+    #[arg(long, value_name = "ENV", env = "APITALLY_ENV")]
+    pub env: Option<String>,
 
-    /// Where the agent keeps its identity
+    /// Where to report to [default: https://hub.apitally.io]
+    #[arg(long, value_name = "URL", env = "APITALLY_HUB_BASE_URL")]
+    pub hub_url: Option<String>,
+
+    /// Where the agent keeps its identity [default: $STATE_DIRECTORY, else /var/lib/apitally-agent]
     #[arg(long, value_name = "DIR", env = "APITALLY_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
@@ -95,20 +98,28 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
-    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
-    pub log_level: LogLevel,
+    /// From which level on the log speaks [default: info]
+    #[arg(long, value_name = "LEVEL", value_enum)]
+    pub log_level: Option<LogLevel>,
 
-    /// Form of the log, which goes to stderr
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    /// Form of the log, which goes to stderr [default: text]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
 
-    /// Size of the ring buffer between kernel and agent, a power of two of at least a page
-    #[arg(long, value_name = "BYTES", default_value_t = agent_common::limits::RING_BYTES)]
-    pub ring_bytes: u32,
+    /// Size of the ring buffer between kernel and agent, a power of two of at least a page [default: 8388608]
+    #[arg(long, value_name = "BYTES")]
+    pub ring_bytes: Option<u32>,
+}
+
+impl RunArgs {
+    /// What the environment says, without a command line.
+    pub fn of_environment() -> Self {
+        Cli::try_parse_from(["apitally-agent"]).map(|cli| cli.run).unwrap_or_default()
+    }
 }
 
 /// How exchanges become counts: what a run and a replay have in common.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct CountArgs {
     /// Client id of the app, as the Apitally dashboard shows it
     #[arg(long, value_name = "UUID", env = "APITALLY_CLIENT_ID", hide_env_values = true)]
@@ -123,15 +134,17 @@ pub struct CountArgs {
     pub consumer_header: Vec<String>,
 
     /// Send the consumer as a keyed hash: auto hashes headers whose names say that they carry a secret
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ConsumerHash::Auto)]
-    pub consumer_hash: ConsumerHash,
+    ///
+    /// [default: auto]
+    #[arg(long, value_name = "WHEN", value_enum)]
+    pub consumer_hash: Option<ConsumerHash>,
 
-    /// What the response time ends with
-    #[arg(long, value_name = "BYTE", value_enum, default_value_t = ResponseTimeArg::LastByte)]
-    pub response_time: ResponseTimeArg,
+    /// What the response time ends with [default: last-byte]
+    #[arg(long, value_name = "BYTE", value_enum)]
+    pub response_time: Option<ResponseTimeArg>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct RuntimeArgs {
     /// Where running agents are found by `status` [default: $RUNTIME_DIRECTORY, else /run/apitally-agent]
     #[arg(long, value_name = "DIR", env = "APITALLY_RUNTIME_DIR")]
@@ -152,6 +165,10 @@ pub struct StatusArgs {
 pub struct ReplayArgs {
     /// A file that --record has written
     pub file: PathBuf,
+
+    /// Count as this configuration file says
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 
     #[command(flatten)]
     pub count: CountArgs,

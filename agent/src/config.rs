@@ -1,14 +1,31 @@
-//! What was typed -> what it means. After this every value is valid for good.
+//! What was given -> what it means. After this every value is valid for good.
+//!
+//! Each value is taken from a flag, else the flag's environment variable, else the configuration file, else the
+//! default: [`keys`] says which one counts, [`target`] what it means.
 
-use std::{path::PathBuf, time::Duration};
+mod file;
+mod keys;
+mod table;
+mod target;
 
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use agent_common::limits;
+
+pub use self::table::{FileError, Place};
+use self::{
+    file::ConfigFile,
+    keys::{AgentKeys, TargetKeys},
+    table::{Given, Origin},
+};
 use crate::{
-    cli::{ConsumerHash, CountArgs, ResponseTimeArg, RunArgs, RuntimeArgs, TargetArgs},
+    cli::{CheckArgs, LogFormat, LogLevel, ReplayArgs, RunArgs, RuntimeArgs, TargetArgs},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
-    pipeline::{
-        Policy, ResponseTime,
-        consumer::{ConsumerRules, HeaderRule, Identity, is_sensitive_name, key_from_client_id},
-    },
+    pipeline::Policy,
 };
 
 /// Where systemd says that a service keeps its state; several directories are separated by colons.
@@ -19,11 +36,19 @@ const DEFAULT_STATE_DIR: &str = "/var/lib/apitally-agent";
 const DEFAULT_RUNTIME_DIR: &str = "/run/apitally-agent";
 const SHORTEST_SYNC_INTERVAL: Duration = Duration::from_millis(100);
 const SMALLEST_RING: u32 = 4096;
+/// Numbers of targets are below the kernel side's bound, and begin with 1.
+const MOST_TARGETS: usize = limits::TARGETS as usize - 1;
 
 /// Everything the daemon needs to know.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub targets: Vec<TargetConfig>,
+    pub agent: AgentConfig,
+}
+
+/// What concerns the agent as a whole, and stays as it is for as long as it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
     pub record: Option<PathBuf>,
     /// Where identities of targets are kept.
     pub state_dir: PathBuf,
@@ -31,13 +56,15 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// Bytes, a power of two.
     pub ring_bytes: u32,
+    pub log_level: LogLevel,
+    pub log_format: LogFormat,
 }
 
 /// One thing to watch, how it is counted, and to whom it is reported.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
     pub spec: TargetSpec,
-    /// Its ports are those that the processes found for `spec` say.
+    /// Its ports are those of `spec`.
     pub policy: Policy,
     pub app: AppConfig,
     pub delivery: Delivery,
@@ -49,6 +76,8 @@ pub struct TargetConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppConfig {
     pub version: Option<String>,
+    /// The hub's name for the framework, such as `python:django`.
+    pub client: Option<String>,
 }
 
 /// One thing to watch, as it was asked for.
@@ -56,6 +85,16 @@ pub struct AppConfig {
 pub enum TargetSpec {
     Pid(u32),
     Port(u16),
+}
+
+impl TargetSpec {
+    /// The local ports that count; empty when all do.
+    pub fn ports(&self) -> Vec<u16> {
+        match self {
+            Self::Pid(_) => Vec::new(),
+            Self::Port(port) => vec![*port],
+        }
+    }
 }
 
 impl std::fmt::Display for TargetSpec {
@@ -85,207 +124,232 @@ pub struct HubTarget {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("nothing to watch: name a process with --pid PID, or a listening port with --port PORT")]
-    NoTarget,
-    #[error("--pid {0} is given twice")]
-    SamePid(u32),
-    #[error("--port {0} is given twice")]
-    SamePort(u16),
     #[error(
-        "no client id: give --client-id UUID or set APITALLY_CLIENT_ID (the dashboard shows it), or try --dry-run"
+        "nothing to watch: name a process with --pid PID, a listening port with --port PORT, or a file with \
+         [[target]] tables with --config FILE"
+    )]
+    NoTarget,
+    /// From the command line, or the environment.
+    #[error("{0}")]
+    Value(ValueError),
+    #[error("{place}: {error}")]
+    InFile { place: Place, error: ValueError },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("cannot read {}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+}
+
+/// Why a value cannot be used. `name` is what it is called where it was given.
+#[derive(Debug, thiserror::Error)]
+pub enum ValueError {
+    #[error("{0} is given twice")]
+    SameTarget(TargetSpec),
+    #[error("there are more than {MOST_TARGETS} targets; run several agents")]
+    TooManyTargets,
+    #[error(
+        "no client id: give --client-id UUID, set APITALLY_CLIENT_ID, or write `client_id` into the configuration \
+         file (the dashboard shows it), or try --dry-run"
     )]
     NoClientId,
+    #[error(
+        "{name} is one value for targets that the configuration file keeps apart; take it away, or take `{key}` \
+         out of their tables"
+    )]
+    OneForAll { name: String, key: &'static str },
     #[error(transparent)]
     ClientId(#[from] ClientIdError),
+    #[error("{} holds no client id: it must be a UUID alone, as the dashboard shows it", path.display())]
+    ClientIdFile { path: PathBuf },
     #[error(transparent)]
     Env(#[from] EnvError),
     #[error(transparent)]
     HubUrl(#[from] BaseUrlError),
-    #[error("--consumer-header {saw:?} is not a header name; write it like X-API-Key")]
-    HeaderName { saw: String },
-    #[error("--sync-interval is {saw:?}; it must be at least {SHORTEST_SYNC_INTERVAL:?}")]
-    SyncInterval { saw: Duration },
-    #[error("--ring-bytes is {saw}; it must be a power of two of at least {SMALLEST_RING}, such as 8388608")]
-    RingBytes { saw: u32 },
+    #[error("{name} {saw:?} is not a header name; write it like X-API-Key")]
+    HeaderName { name: String, saw: String },
+    #[error("{name} is {saw:?}; it must be at least {SHORTEST_SYNC_INTERVAL:?}")]
+    SyncInterval { name: String, saw: Duration },
+    #[error("{name} is {saw}; it must be a power of two of at least {SMALLEST_RING}, such as 8388608")]
+    RingBytes { name: String, saw: u32 },
+    #[error("{name} is {saw:?}; it must be 1 to 64 letters, digits and any of -_.:, such as python:django")]
+    Client { name: String, saw: String },
+}
+
+impl ConfigError {
+    /// An error about a value, which says where that stands.
+    fn about<T>(given: &Given<T>, error: impl Into<ValueError>) -> Self {
+        let error = error.into();
+        match &given.by {
+            Origin::CommandLine => Self::Value(error),
+            Origin::File(place) => Self::InFile { place: place.clone(), error },
+        }
+    }
 }
 
 impl Config {
-    /// Validates the command line.
+    /// Reads the command line and the file it names, if it does.
     ///
     /// # Errors
     /// The first value that cannot be used, with what to write instead.
-    pub fn new(args: RunArgs) -> Result<Self, ConfigError> {
-        let specs = targets(&args.targets)?;
-        let (client_id, policy) = counting(&args.count)?;
-        let env = Env::parse(&args.env)?;
-        let base_url = BaseUrl::parse(&args.hub_url)?;
-        if let Some(saw) = args.sync_interval
-            && saw < SHORTEST_SYNC_INTERVAL
-        {
-            return Err(ConfigError::SyncInterval { saw });
+    pub fn load(args: &RunArgs) -> Result<Self, ConfigError> {
+        let file = args.config.as_deref().map(ConfigFile::read).transpose()?;
+        let agent_keys =
+            AgentKeys::of_flags(args).or(file.as_ref().map(|file| file.agent.clone()).unwrap_or_default());
+        let hub = target::hub_url(&agent_keys)?;
+        let flags = TargetKeys::of_run(args);
+        if let Some(file) = &file {
+            keep_apart(&flags, file)?;
         }
-        if !args.ring_bytes.is_power_of_two() || args.ring_bytes < SMALLEST_RING {
-            return Err(ConfigError::RingBytes { saw: args.ring_bytes });
+        let wanted = all_targets(&args.targets, flags, file.as_ref())?;
+        let targets = wanted.into_iter().map(|(spec, keys)| {
+            let base_url = (!args.dry_run).then(|| hub.clone());
+            target::understand(spec, &keys, base_url)
+        });
+        Ok(Self { targets: targets.collect::<Result<_, _>>()?, agent: agent(agent_keys)? })
+    }
+
+    /// What `check` is asked about: the same as a run would be. Without a file nobody need say to whom it reports.
+    ///
+    /// # Errors
+    /// As [`Config::load`], though there need not be any target.
+    pub fn load_to_check(args: &CheckArgs) -> Result<Vec<TargetConfig>, ConfigError> {
+        let run = RunArgs {
+            targets: args.targets.clone(),
+            config: args.config.clone(),
+            dry_run: args.config.is_none(),
+            ..RunArgs::of_environment()
+        };
+        match Self::load(&run) {
+            Ok(config) => Ok(config.targets),
+            Err(ConfigError::NoTarget) if args.config.is_none() => Ok(Vec::new()),
+            Err(error) => Err(error),
         }
-        let delivery = if args.dry_run {
-            Delivery::Stdout
-        } else {
-            let client_id = client_id.ok_or(ConfigError::NoClientId)?;
-            Delivery::Hub(HubTarget { base_url, client_id, env })
+    }
+}
+
+/// How the targets of a recording are counted.
+#[derive(Debug)]
+pub struct ReplayConfig {
+    pub targets: Vec<TargetConfig>,
+    /// For those that are none of `targets`.
+    pub others: (Policy, AppConfig),
+}
+
+impl ReplayConfig {
+    /// # Errors
+    /// The first value that cannot be used, with what to write instead.
+    pub fn load(args: &ReplayArgs) -> Result<Self, ConfigError> {
+        let file = args.config.as_deref().map(ConfigFile::read).transpose()?;
+        let flags = TargetKeys::of_flags(&args.count);
+        let defaults = file.as_ref().map(|file| file.defaults.clone()).unwrap_or_default();
+        let others = target::count(&flags.clone().or(&defaults))?;
+        let of_file = file.iter().flat_map(|file| &file.targets);
+        let targets = of_file.map(|target| {
+            let keys = flags.clone().or(&target.keys).or(&defaults);
+            target::understand(target.spec.clone(), &keys, None)
+        });
+        Ok(Self { targets: targets.collect::<Result<_, _>>()?, others })
+    }
+
+    /// For a target that was recorded as this process with these ports: what the file says of its port, else of its
+    /// process. A file with one target alone means that one, whatever its number is today.
+    pub fn of(&self, pid: u32, ports: &[u16]) -> (&Policy, &AppConfig) {
+        let is = |target: &&TargetConfig| match target.spec {
+            TargetSpec::Port(port) => ports.contains(&port),
+            TargetSpec::Pid(of) => of == pid,
         };
-        let target = |spec| TargetConfig {
-            spec,
-            policy: policy.clone(),
-            app: AppConfig { version: app_version(&args.count) },
-            delivery: delivery.clone(),
-            sync_interval: args.sync_interval,
+        let found = match &self.targets[..] {
+            [only] => Some(only),
+            several => several.iter().find(is),
         };
-        Ok(Self {
-            targets: specs.into_iter().map(target).collect(),
-            record: args.record,
-            state_dir: args
-                .state_dir
-                .or_else(|| systemd_dir(STATE_DIRECTORY))
-                .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            runtime_dir: runtime_dir(args.runtime),
-            ring_bytes: args.ring_bytes,
-        })
+        found.map_or((&self.others.0, &self.others.1), |target| (&target.policy, &target.app))
     }
 }
 
 /// Where the sockets of running agents are.
 pub fn runtime_dir(args: RuntimeArgs) -> PathBuf {
-    args.runtime_dir.or_else(|| systemd_dir(RUNTIME_DIRECTORY)).unwrap_or_else(|| DEFAULT_RUNTIME_DIR.into())
+    directory(args.runtime_dir, RUNTIME_DIRECTORY, DEFAULT_RUNTIME_DIR)
 }
 
-/// What a run and a replay have in common.
-///
-/// # Errors
-/// The first value that cannot be used. A bad client id is an error even where none is needed: `--dry-run` is
-/// there to find such things.
-pub fn counting(args: &CountArgs) -> Result<(Option<ClientId>, Policy), ConfigError> {
-    let client_id = args.client_id.as_deref().map(ClientId::parse).transpose()?;
-    let policy = Policy {
-        consumers: consumer_rules(&args.consumer_header, args.consumer_hash, client_id.as_ref())?.into(),
-        response_time: match args.response_time {
-            ResponseTimeArg::LastByte => ResponseTime::LastByte,
-            ResponseTimeArg::FirstByte => ResponseTime::FirstByte,
-        },
-        ..Policy::default()
+/// What is said of the agent as a whole.
+fn agent(keys: AgentKeys) -> Result<AgentConfig, ConfigError> {
+    let value = |path: Option<Given<PathBuf>>| path.map(|path| path.value);
+    let ring_bytes = match keys.ring_bytes {
+        None => limits::RING_BYTES,
+        Some(bytes) if bytes.value.is_power_of_two() && bytes.value >= SMALLEST_RING => bytes.value,
+        Some(bytes) => {
+            let error = ValueError::RingBytes { name: bytes.name("ring_bytes"), saw: bytes.value };
+            return Err(ConfigError::about(&bytes, error));
+        }
     };
-    Ok((client_id, policy))
+    Ok(AgentConfig {
+        record: value(keys.record),
+        state_dir: directory(value(keys.state_dir), STATE_DIRECTORY, DEFAULT_STATE_DIR),
+        runtime_dir: directory(value(keys.runtime_dir), RUNTIME_DIRECTORY, DEFAULT_RUNTIME_DIR),
+        ring_bytes,
+        log_level: keys.log_level.map_or(LogLevel::Info, |level| level.value),
+        log_format: keys.log_format.map_or(LogFormat::Text, |format| format.value),
+    })
 }
 
-/// The app's version, unless it is blank.
-pub fn app_version(args: &CountArgs) -> Option<String> {
-    args.app_version.as_deref().map(str::trim).filter(|version| !version.is_empty()).map(str::to_owned)
-}
-
-/// What was asked for, each thing once.
-///
-/// # Errors
-/// When nothing was asked for, or the same thing twice.
-pub fn targets(args: &TargetArgs) -> Result<Vec<TargetSpec>, ConfigError> {
-    let mut targets = Vec::new();
-    for pid in &args.pid {
-        if targets.contains(&TargetSpec::Pid(*pid)) {
-            return Err(ConfigError::SamePid(*pid));
+/// What was asked for, each thing once, in order: the command line's, then the file's.
+fn all_targets(
+    args: &TargetArgs,
+    flags: TargetKeys,
+    file: Option<&ConfigFile>,
+) -> Result<Vec<(Given<TargetSpec>, TargetKeys)>, ConfigError> {
+    let by_flag = |value| Given { value, by: Origin::CommandLine };
+    let pids = args.pid.iter().map(|pid| by_flag(TargetSpec::Pid(*pid)));
+    let ports = args.port.iter().map(|port| by_flag(TargetSpec::Port(*port)));
+    let defaults = file.map(|file| file.defaults.clone()).unwrap_or_default();
+    let mut targets: Vec<_> = pids.chain(ports).map(|spec| (spec, flags.clone().or(&defaults))).collect();
+    targets.extend(
+        file.iter()
+            .flat_map(|file| &file.targets)
+            .map(|target| (target.spec.clone(), flags.clone().or(&target.keys).or(&defaults))),
+    );
+    for (index, (spec, _)) in targets.iter().enumerate() {
+        if targets.iter().take(index).any(|(earlier, _)| earlier.value == spec.value) {
+            return Err(ConfigError::about(spec, ValueError::SameTarget(spec.value.clone())));
         }
-        targets.push(TargetSpec::Pid(*pid));
-    }
-    for port in &args.port {
-        if targets.contains(&TargetSpec::Port(*port)) {
-            return Err(ConfigError::SamePort(*port));
+        if index == MOST_TARGETS {
+            return Err(ConfigError::about(spec, ValueError::TooManyTargets));
         }
-        targets.push(TargetSpec::Port(*port));
     }
     if targets.is_empty() { Err(ConfigError::NoTarget) } else { Ok(targets) }
 }
 
-/// The key of hashed identities comes from the client id, so that a consumer is the same one on every host.
-/// A dry run without a client id uses the empty one.
-fn consumer_rules(
-    headers: &[String],
-    hash: ConsumerHash,
-    client_id: Option<&ClientId>,
-) -> Result<ConsumerRules, ConfigError> {
-    let key = key_from_client_id(&client_id.map(ToString::to_string).unwrap_or_default());
-    let mut rules = Vec::new();
-    for header in headers {
-        let name = header.trim();
-        if name.is_empty() || !name.bytes().all(is_token_byte) {
-            return Err(ConfigError::HeaderName { saw: header.clone() });
-        }
-        let hashed = match hash {
-            ConsumerHash::Auto => is_sensitive_name(name),
-            ConsumerHash::Always => true,
-            ConsumerHash::Never => false,
-        };
-        rules.push(HeaderRule::new(name, if hashed { Identity::hashed(&key) } else { Identity::Plain }));
+/// A flag beats what the file says; but one that would report several apps as one is a mistake.
+fn keep_apart(flags: &TargetKeys, file: &ConfigFile) -> Result<(), ConfigError> {
+    fn differ<'f, T: PartialEq + 'f>(mut values: impl Iterator<Item = Option<&'f Given<T>>>) -> bool {
+        let first = values.next().flatten();
+        values.any(|other| other.map(|given| &given.value) != first.map(|given| &given.value))
     }
-    Ok(ConsumerRules { headers: rules })
+    let all = || file.targets.iter().map(|target| target.keys.clone().or(&file.defaults));
+    let keys: Vec<TargetKeys> = all().collect();
+    if let Some(flag) = &flags.client_id
+        && differ(keys.iter().map(|keys| keys.client_id.as_ref()))
+    {
+        let name = flag.name("client_id");
+        return Err(ConfigError::about(flag, ValueError::OneForAll { name, key: "client_id" }));
+    }
+    if let Some(flag) = &flags.env
+        && differ(keys.iter().map(|keys| keys.env.as_ref()))
+    {
+        let name = flag.name("env");
+        return Err(ConfigError::about(flag, ValueError::OneForAll { name, key: "env" }));
+    }
+    Ok(())
 }
 
-/// RFC 9110 section 5.6.2, token.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-fn systemd_dir(variable: &str) -> Option<PathBuf> {
-    let directories = std::env::var_os(variable)?;
-    std::env::split_paths(&directories).next().filter(|first| !first.as_os_str().is_empty())
+/// A directory as it was given, else systemd's first one, else the usual one.
+fn directory(given: Option<PathBuf>, variable: &str, usual: &str) -> PathBuf {
+    let of_systemd = || {
+        let directories = std::env::var_os(variable)?;
+        std::env::split_paths(&directories).next().filter(|first| !first.as_os_str().is_empty())
+    };
+    given.or_else(of_systemd).unwrap_or_else(|| Path::new(usual).to_owned())
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-    use crate::cli::Cli;
-
-    const ID: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
-
-    fn config(words: &str) -> Result<Config, String> {
-        let words = words.replace("ID", ID);
-        let cli = Cli::try_parse_from(std::iter::once("apitally-agent").chain(words.split_whitespace()))
-            .map_err(|error| error.to_string())?;
-        Config::new(cli.run).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn what_cannot_be_used_is_named() {
-        let check = |words: &str, want: &str| {
-            let error = config(words).unwrap_err();
-            assert!(error.contains(want), "{words}: {error}");
-        };
-        check("", "nothing to watch");
-        check("--pid 1", "no client id");
-        check("--pid 1 --pid 1 --dry-run", "given twice");
-        check("--pid one --dry-run", "invalid value 'one' for '--pid");
-        check("--pid -4 --dry-run", "unexpected argument");
-        check("--port 0 --dry-run", "0 is not in 1..=65535");
-        check("--port 70000 --dry-run", "70000 is not in 1..=65535");
-        check("--pid 1 --client-id 42", "client id");
-        check("--pid 1 --client-id ID --env no/slash", "env");
-        check("--pid 1 --client-id ID --hub-url gopher://x", "scheme");
-        check("--pid 1 --dry-run --consumer-header a:b", "not a header name");
-        check("--pid 1 --dry-run --sync-interval 1ms", "at least 100ms");
-        check("--pid 1 --dry-run --sync-interval soon", "invalid value 'soon'");
-        check("--pid 1 --dry-run --ring-bytes 5000", "power of two");
-        check("--pid 1 --dry-run --frobnicate", "unexpected argument");
-    }
-
-    #[test]
-    fn targets_are_kept_in_order() {
-        let config = config("--pid 7,8 --port 80 --pid 9 --dry-run").unwrap();
-        let want = [TargetSpec::Pid(7), TargetSpec::Pid(8), TargetSpec::Pid(9), TargetSpec::Port(80)];
-        let specs: Vec<TargetSpec> = config.targets.into_iter().map(|target| target.spec).collect();
-        assert_eq!(specs, want);
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory as _;
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

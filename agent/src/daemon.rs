@@ -32,7 +32,7 @@ use self::{
 use crate::{
     config::{Config, TargetConfig},
     exit::{Exit, Failure},
-    pipeline::{Ktime, Limits, Pipeline, Policy},
+    pipeline::{Ktime, Limits, Pipeline},
     probe::{
         clock,
         host::Host,
@@ -77,17 +77,19 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     let targets: Vec<(Target, TargetConfig)> =
         (1..).zip(config.targets).map(find).collect::<Result<_, Failure>>()?;
 
-    let options =
-        LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
+    let options = LoadOptions {
+        ring_bytes: config.agent.ring_bytes,
+        verbose: tracing::enabled!(tracing::Level::TRACE),
+    };
     let (mut probe, records) = Probe::load(kernel, options)?;
     let mut pipeline = Pipeline::new(Limits::default());
     let (mut reports, mut hubs) = (Vec::new(), Hubs::default());
-    let mut tape = Tape::create(config.record.as_deref())?;
+    let mut tape = Tape::create(config.agent.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
-    let questions = Questions::listen(&config.runtime_dir).await;
+    let questions = Questions::listen(&config.agent.runtime_dir).await;
     for (mut target, TargetConfig { policy, app, delivery, sync_interval, .. }) in targets {
-        let sink = Sink::open(&delivery, &target, sync_interval, &config.state_dir, &mut hubs)?;
-        pipeline.add_target(target.id, Policy { ports: target.ports(), ..policy });
+        let sink = Sink::open(&delivery, &target, sync_interval, &config.agent.state_dir, &mut hubs)?;
+        pipeline.add_target(target.id, policy);
         tape.target(&target);
         target.attach(&mut probe)?;
         reports.push(Report::new(target, sink, app, sync_interval));

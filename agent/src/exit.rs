@@ -22,6 +22,8 @@ pub enum Exit {
     Software = 70,
     /// Not permitted.
     NoPermission = 77,
+    /// A configuration file's content is wrong.
+    Config = 78,
 }
 
 impl From<Exit> for ExitCode {
@@ -54,7 +56,9 @@ pub enum Failure {
 impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) => Exit::Usage,
+            Self::Config(ConfigError::NoTarget | ConfigError::Value(_)) => Exit::Usage,
+            Self::Config(ConfigError::File(_) | ConfigError::InFile { .. }) => Exit::Config,
+            Self::Config(ConfigError::Unreadable { .. }) => Exit::NoInput,
             Self::Recording { .. } => Exit::NoInput,
             Self::Status(error) => error.exit(),
             // Permissions alone: the host could, we may not.

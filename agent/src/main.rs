@@ -8,7 +8,7 @@ use std::{
 use agent::{
     check,
     cli::{Cli, Command, LogFormat, LogLevel},
-    config::{self, Config},
+    config::{self, Config, ReplayConfig},
     daemon,
     exit::{Exit, Failure},
     memory, replay,
@@ -31,21 +31,23 @@ fn main() -> ExitCode {
     };
     match cli.command {
         None => {
-            telemetry::start(cli.run.log_level, cli.run.log_format);
-            end(Config::new(cli.run).map_err(Failure::from).and_then(run))
+            let config = Config::load(&cli.run);
+            let (level, format) = match &config {
+                Ok(config) => (config.agent.log_level, config.agent.log_format),
+                Err(_) => (LogLevel::Info, cli.run.log_format.unwrap_or(LogFormat::Text)), // to say why
+            };
+            telemetry::start(level, format);
+            end(config.map_err(Failure::from).and_then(run))
         }
         Some(Command::Check(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
-            end(config::targets(&args.targets)
-                .or_else(|error| if args.targets.is_empty() { Ok(Vec::new()) } else { Err(error) })
-                .map_err(Failure::from)
-                .and_then(|targets| check::run(&targets)))
+            let targets = Config::load_to_check(&args);
+            end(targets.map_err(Failure::from).and_then(|targets| check::run(&targets)))
         }
         Some(Command::Replay(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
-            end(config::counting(&args.count).map_err(Failure::from).and_then(|(_, policy)| {
-                replay::run(&args.file, &policy, config::app_version(&args.count).as_deref())
-            }))
+            let config = ReplayConfig::load(&args);
+            end(config.map_err(Failure::from).and_then(|config| replay::run(&args.file, &config)))
         }
         Some(Command::Status(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);

@@ -15,6 +15,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
+    config::ReplayConfig,
     dry_run,
     exit::{Exit, Failure},
     hub::{App, PathItem, Startup, Sync},
@@ -30,15 +31,18 @@ const TICK: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the file cannot be read, or is no recording. A damaged one is replayed up to the damage, and is then
 /// an error too.
-pub fn run(path: &Path, policy: &Policy, app_version: Option<&str>) -> Result<Exit, Failure> {
+pub fn run(path: &Path, config: &ReplayConfig) -> Result<Exit, Failure> {
     let unreadable = |error| Failure::Recording { path: path.to_owned(), error };
     let mut reader = Reader::open(path).map_err(unreadable)?;
     let mut pipeline = Pipeline::new(Limits::default());
+    let policy = |pid, ports: &[u16]| config.of(pid, ports).0.clone();
     let Played { targets, damage } = play(&mut reader, &mut pipeline, policy).map_err(unreadable)?;
-    for (id, pid) in targets {
+    for (id, Recorded { pid, ports }) in targets {
         pipeline.finish_target(id);
+        let (_, app) = config.of(pid, &ports);
         let app = App {
-            version: app_version.map(str::to_owned),
+            version: app.version.clone(),
+            client: app.client.clone(),
             routes: pipeline.routes(id).into_iter().map(|(method, path)| PathItem { method, path }).collect(),
             ..App::default()
         };
@@ -53,29 +57,36 @@ pub fn run(path: &Path, policy: &Policy, app_version: Option<&str>) -> Result<Ex
 /// What a recording held.
 #[derive(Debug)]
 pub struct Played {
-    /// Each target and its process.
-    pub targets: BTreeMap<TargetId, u32>,
+    pub targets: BTreeMap<TargetId, Recorded>,
     /// Why it was not read to its end.
     pub damage: Option<ReadError>,
 }
 
-/// Runs a recording through the pipeline, up to its end or the first damage. Every target is counted by `policy`, on
-/// the ports that it was recorded with, and left unfinished.
+/// A target of a recording.
+#[derive(Debug)]
+pub struct Recorded {
+    pub pid: u32,
+    /// Empty when all ports count.
+    pub ports: Vec<u16>,
+}
+
+/// Runs a recording through the pipeline, up to its end or the first damage. Every target is counted by what `policy`
+/// says of its process and ports, on the ports that it was recorded with, and left unfinished.
 ///
 /// # Errors
 /// When it cannot be read for another reason than damage.
 pub fn play<R: Read>(
     reader: &mut Reader<R>,
     pipeline: &mut Pipeline,
-    policy: &Policy,
+    policy: impl Fn(u32, &[u16]) -> Policy,
 ) -> Result<Played, ReadError> {
     let mut targets = BTreeMap::new();
     let mut clock = Clock::default();
     let damage = loop {
         match reader.next_frame() {
             Ok(Some(Frame::Target { id, pid, ports })) => {
-                pipeline.add_target(id, Policy { ports, ..policy.clone() });
-                targets.insert(id, pid);
+                pipeline.add_target(id, Policy { ports: ports.clone(), ..policy(pid, &ports) });
+                targets.insert(id, Recorded { pid, ports });
             }
             Ok(Some(Frame::Record(bytes))) => match decode(bytes) {
                 Ok(record) => {

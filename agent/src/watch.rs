@@ -42,14 +42,6 @@ impl Target {
         self.roots.iter().map(|root| root.pid).collect()
     }
 
-    /// The local ports that count; empty when all do.
-    pub fn ports(&self) -> Vec<u16> {
-        match self.spec {
-            TargetSpec::Pid(_) => Vec::new(),
-            TargetSpec::Port(port) => vec![port],
-        }
-    }
-
     /// A name that is the same after a restart of the target, for its identity towards the hub.
     pub fn stable_name(&self) -> String {
         match &self.spec {

@@ -23,7 +23,7 @@ pub fn check(input: &[u8]) {
 fn replay(file: &[u8]) {
     let Ok(mut reader) = Reader::new(file) else { return };
     let mut pipeline = Pipeline::new(Limits::default());
-    let played = replay::play(&mut reader, &mut pipeline, &Policy::default())
+    let played = replay::play(&mut reader, &mut pipeline, |_, _| Policy::default())
         .expect("memory does not fail to be read");
     if let Some(ReadError::Damaged { at, .. }) = played.damage {
         let rest = file.get(at as usize..).expect("the damage lies in the file");

@@ -59,6 +59,7 @@ impl Report {
             let routes = pipeline.routes(self.target.id).into_iter();
             let app = App {
                 version: self.app.version.clone(),
+                client: self.app.client.clone(),
                 routes: routes.map(|(method, path)| PathItem { method, path }).collect(),
                 ..App::default()
             };

@@ -25,7 +25,7 @@ impl Tape {
     }
 
     pub fn target(&mut self, target: &Target) {
-        self.write(|recorder| recorder.target(target.id, target.pid, &target.ports()));
+        self.write(|recorder| recorder.target(target.id, target.pid, &target.spec.ports()));
     }
 
     pub fn record(&mut self, bytes: &[u8], record: &Record<'_>) {

@@ -1,0 +1,155 @@
+//! What the keys of a target mean.
+
+use std::{fs::File, io::Read as _, path::Path};
+
+use super::{
+    AppConfig, ConfigError, Delivery, HubTarget, SHORTEST_SYNC_INTERVAL, TargetConfig, TargetSpec,
+    ValueError,
+    keys::{AgentKeys, Credential, TargetKeys},
+    table::{Given, Origin},
+};
+use crate::{
+    cli::{ConsumerHash, ResponseTimeArg},
+    hub::{BaseUrl, ClientId, Env},
+    pipeline::{
+        Policy, ResponseTime,
+        consumer::{ConsumerRules, HeaderRule, Identity, is_sensitive_name, key_from_client_id},
+    },
+};
+
+/// Longest credential in a file of its own, bytes.
+const LONGEST_CREDENTIAL: u64 = 4096;
+
+/// The hub that all targets report to.
+///
+/// # Errors
+/// When it is no URL of a hub.
+pub fn hub_url(keys: &AgentKeys) -> Result<BaseUrl, ConfigError> {
+    let Some(given) = &keys.hub_url else { return Ok(BaseUrl::default()) };
+    BaseUrl::parse(&given.value).map_err(|error| ConfigError::about(given, error))
+}
+
+/// A target in full. Without a hub its messages are printed, and need no client id.
+///
+/// # Errors
+/// The first value that cannot be used. A bad client id is an error even where none is needed: a dry run is there to
+/// find such things.
+pub fn understand(
+    spec: Given<TargetSpec>,
+    keys: &TargetKeys,
+    hub: Option<BaseUrl>,
+) -> Result<TargetConfig, ConfigError> {
+    let (policy, app) = count(keys)?;
+    let env = keys
+        .env
+        .as_ref()
+        .map(|given| Env::parse(&given.value).map_err(|error| ConfigError::about(given, error)));
+    let env = env.transpose()?.unwrap_or_default();
+    let delivery = match hub {
+        None => Delivery::Stdout,
+        Some(base_url) => {
+            let no_client_id = || ConfigError::about(&spec, ValueError::NoClientId);
+            let client_id = client_id(keys)?.ok_or_else(no_client_id)?;
+            Delivery::Hub(HubTarget { base_url, client_id, env })
+        }
+    };
+    if let Some(interval) = &keys.sync_interval
+        && interval.value < SHORTEST_SYNC_INTERVAL
+    {
+        let error = ValueError::SyncInterval { name: interval.name("sync_interval"), saw: interval.value };
+        return Err(ConfigError::about(interval, error));
+    }
+    Ok(TargetConfig {
+        policy: Policy { ports: spec.value.ports(), ..policy },
+        spec: spec.value,
+        app,
+        delivery,
+        sync_interval: keys.sync_interval.as_ref().map(|interval| interval.value),
+    })
+}
+
+/// How exchanges become counts, and what is said of the app: what a run and a replay have in common.
+///
+/// # Errors
+/// The first value that cannot be used.
+pub fn count(keys: &TargetKeys) -> Result<(Policy, AppConfig), ConfigError> {
+    let client_id = client_id(keys)?;
+    let response_time = match keys.response_time.as_ref().map(|given| given.value) {
+        None | Some(ResponseTimeArg::LastByte) => ResponseTime::LastByte,
+        Some(ResponseTimeArg::FirstByte) => ResponseTime::FirstByte,
+    };
+    let policy = Policy {
+        consumers: consumer_rules(keys, client_id.as_ref())?.into(),
+        response_time,
+        ..Policy::default()
+    };
+    let text = |given: &Given<String>| Some(given.value.trim().to_owned()).filter(|text| !text.is_empty());
+    let app = AppConfig {
+        version: keys.app_version.as_ref().and_then(text),
+        client: keys.client.as_ref().map(client).transpose()?,
+    };
+    Ok((policy, app))
+}
+
+fn client_id(keys: &TargetKeys) -> Result<Option<ClientId>, ConfigError> {
+    let Some(given) = &keys.client_id else { return Ok(None) };
+    let parsed = match &given.value {
+        Credential::Text(text) => ClientId::parse(text).map_err(ValueError::from),
+        // Its text is not shown: whoever names the wrong file may have named one with a secret.
+        Credential::File(path) => {
+            ClientId::parse(&read(path)?).map_err(|_| ValueError::ClientIdFile { path: path.clone() })
+        }
+    };
+    parsed.map(Some).map_err(|error| ConfigError::about(given, error))
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(LONGEST_CREDENTIAL).read_to_string(&mut text))
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+    Ok(text)
+}
+
+/// As frameworks are called in the hub's messages: `python:django`.
+fn client(given: &Given<String>) -> Result<String, ConfigError> {
+    let usable = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if (1..=64).contains(&given.value.len()) && given.value.bytes().all(usable) {
+        return Ok(given.value.clone());
+    }
+    let error = ValueError::Client { name: given.name("client"), saw: given.value.clone() };
+    Err(ConfigError::about(given, error))
+}
+
+/// The key of hashed identities comes from the client id, so that a consumer is the same one on every host.
+/// A dry run without a client id uses the empty one.
+fn consumer_rules(keys: &TargetKeys, client_id: Option<&ClientId>) -> Result<ConsumerRules, ConfigError> {
+    let key = key_from_client_id(&client_id.map(ToString::to_string).unwrap_or_default());
+    let usual = keys.consumer_hash.as_ref().map_or(ConsumerHash::Auto, |given| given.value);
+    let mut rules = Vec::new();
+    for rule in keys.consumers.iter().flat_map(|rules| &rules.value) {
+        let name = rule.header.value.trim();
+        if name.is_empty() || !name.bytes().all(is_token_byte) {
+            let error = ValueError::HeaderName {
+                name: match rule.header.by {
+                    Origin::CommandLine => "--consumer-header".to_owned(),
+                    Origin::File(_) => "`header`".to_owned(),
+                },
+                saw: rule.header.value.clone(),
+            };
+            return Err(ConfigError::about(&rule.header, error));
+        }
+        let hashed = match rule.hash.as_ref().map_or(usual, |given| given.value) {
+            ConsumerHash::Auto => is_sensitive_name(name),
+            ConsumerHash::Always => true,
+            ConsumerHash::Never => false,
+        };
+        rules.push(HeaderRule::new(name, if hashed { Identity::hashed(&key) } else { Identity::Plain }));
+    }
+    Ok(ConsumerRules { headers: rules })
+}
+
+/// RFC 9110 section 5.6.2, token.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

@@ -1,0 +1,400 @@
+use std::fs;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use super::*;
+use crate::{cli::Cli, pipeline::ResponseTime};
+
+const ID: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
+const OTHER_ID: &str = "8b5a1c6e-3d7f-4e0a-9c42-5f1d2e3a4b6c";
+
+fn cli(words: &str) -> Result<Cli, String> {
+    let words = words.replace("OTHER", OTHER_ID).replace("ID", ID);
+    let words = std::iter::once("apitally-agent").chain(words.split_whitespace());
+    Cli::try_parse_from(words).map_err(|error| error.to_string())
+}
+
+fn config(words: &str) -> Result<Config, String> {
+    Config::load(&cli(words)?.run).map_err(|error| error.to_string())
+}
+
+/// With this file, `agent.toml`. Its directory is taken out of errors.
+fn with_file(text: &str, words: &str) -> Result<Config, (ConfigError, String)> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    fs::write(&path, text.replace("OTHER", OTHER_ID).replace("ID", ID)).unwrap();
+    fs::write(dir.path().join("id"), format!("{ID}\n")).unwrap();
+    fs::write(dir.path().join("secret"), "hunter2").unwrap();
+    let args = RunArgs { config: Some(path), ..cli(words).unwrap().run };
+    Config::load(&args).map_err(|error| {
+        let text = error.to_string().replace(&format!("{}/", dir.path().display()), "");
+        (error, text)
+    })
+}
+
+#[test]
+fn what_cannot_be_used_is_named() {
+    let check = |words: &str, want: &str| {
+        let error = config(words).unwrap_err();
+        assert!(error.contains(want), "{words}: {error}");
+    };
+    check("", "nothing to watch");
+    check("--pid 1", "no client id");
+    check("--pid 1 --pid 1 --dry-run", "--pid 1 is given twice");
+    check("--pid one --dry-run", "invalid value 'one' for '--pid");
+    check("--pid -4 --dry-run", "unexpected argument");
+    check("--port 0 --dry-run", "0 is not in 1..=65535");
+    check("--port 70000 --dry-run", "70000 is not in 1..=65535");
+    check("--pid 1 --client-id 42", "client id");
+    check("--pid 1 --client-id ID --env no/slash", "env");
+    check("--pid 1 --client-id ID --hub-url gopher://x", "scheme");
+    check("--pid 1 --dry-run --consumer-header a:b", "--consumer-header \"a:b\" is not a header name");
+    check("--pid 1 --dry-run --sync-interval 1ms", "--sync-interval is 1ms; it must be at least 100ms");
+    check("--pid 1 --dry-run --sync-interval soon", "invalid value 'soon'");
+    check("--pid 1 --dry-run --ring-bytes 5000", "--ring-bytes is 5000; it must be a power of two");
+    check("--pid 1 --dry-run --frobnicate", "unexpected argument");
+    check("--pid 1 --dry-run --config /not/there", "cannot read /not/there: No such file");
+    check("--pid 1 --dry-run --config /", "cannot read /: Is a directory");
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_said_with_its_place() {
+    let check = |text: &str, want: &str| {
+        let (error, message) = with_file(text, "--dry-run").unwrap_err();
+        assert!(matches!(error, ConfigError::File(_) | ConfigError::InFile { .. }), "{text}: {error:?}");
+        assert_eq!(message, want, "{text}");
+    };
+    // Syntax
+    check("[[target]\npid = 1", "agent.toml:1:10: this is no TOML: unclosed array table, expected `]`");
+    check("env = \"a\"\nenv = \"b\"", "agent.toml:2:1: this is no TOML: duplicate key");
+    // Keys
+    check(
+        "[[target]]\nport = 1\nclientid = \"x\"",
+        "agent.toml:3:1: unknown key `clientid` in [[target]]; did you mean `client_id`?",
+    );
+    check(
+        "Client-Id = \"x\"",
+        "agent.toml:1:1: unknown key `Client-Id` at the top level; did you mean `client_id`?",
+    );
+    check(
+        "pid = 1",
+        "agent.toml:1:1: unknown key `pid` at the top level; it belongs in a table of its own, [[target]]",
+    );
+    check(
+        "[[target]]\npid = 1\n\nring_bytes = 4096",
+        "agent.toml:4:1: unknown key `ring_bytes` in [[target]]; it belongs to the whole agent: write it above the \
+         first table",
+    );
+    check(
+        "[[target]]\npid = 1\nconsumers = [{ header = \"x\", zebra = 1 }]",
+        "agent.toml:3:30: unknown key `zebra` in [[target.consumers]]; known are `header`, `hash`",
+    );
+    check(
+        "[[target]]\npid = 1\nconsumers = [{ \"\\u001b]0;\" = 1 }]",
+        "agent.toml:3:16: unknown key `\\u{1b}]0;` in [[target.consumers]]; known are `header`, `hash`",
+    );
+    // Types
+    check(
+        "[[target]]\npid = \"7\"",
+        "agent.toml:2:7: `pid` in [[target]] is a string, \"7\"; it must be a whole number from 0 to 4294967295",
+    );
+    check(
+        "[[target]]\npid = -7",
+        "agent.toml:2:7: `pid` in [[target]] is a whole number, -7; it must be a whole number from 0 to 4294967295",
+    );
+    check(
+        "[[target]]\nport = 0",
+        "agent.toml:2:8: `port` in [[target]] is a whole number, 0; it must be a port from 1 to 65535, such as 8000",
+    );
+    check(
+        "[[target]]\nport = 80.5",
+        "agent.toml:2:8: `port` in [[target]] is a number, 80.5; it must be a port from 1 to 65535, such as 8000",
+    );
+    check(
+        "target = 7",
+        "agent.toml:1:10: `target` at the top level is a whole number, 7; it must be a list of tables, [[target]]",
+    );
+    check(
+        "target = [7]",
+        "agent.toml:1:11: `target` at the top level is a whole number, 7; it must be a table, [[target]]",
+    );
+    check(
+        "[target]\npid = 7",
+        "agent.toml:1:1: `target` at the top level is a table; it must be a list of tables, [[target]]",
+    );
+    check(
+        "sync_interval = 10",
+        "agent.toml:1:17: `sync_interval` at the top level is a whole number, 10; it must be a span of time in quotes, such as \"10s\"",
+    );
+    check(
+        "response_time = \"never\"",
+        "agent.toml:1:17: `response_time` at the top level is a string, \"never\"; it must be \"last-byte\" or \"first-byte\"",
+    );
+    check(
+        "consumer_hash = true",
+        "agent.toml:1:17: `consumer_hash` at the top level is a truth value, true; it must be \"auto\", \"always\" or \"never\"",
+    );
+    check(
+        "log_level = []",
+        "agent.toml:1:13: `log_level` at the top level is a list; it must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+    );
+    check(
+        "log_format = 1979-05-27",
+        "agent.toml:1:14: `log_format` at the top level is a time, 1979-05-27; it must be \"text\" or \"json\"",
+    );
+    check(
+        "state_dir = \"\"",
+        "agent.toml:1:13: `state_dir` at the top level is a string, \"\"; it must be a path in quotes",
+    );
+    check(
+        "client_id = 1234",
+        "agent.toml:1:13: `client_id` at the top level is a whole number; it must be a string in quotes",
+    );
+    // Values
+    let target = "[[target]]\npid = 7\n";
+    let check = |text: &str, want: &str| check(&format!("{target}{text}"), want);
+    check(
+        "client_id = \"42\"",
+        "agent.toml:3:13: client id is not a UUID: saw \"42\"; copy it from the app's settings in the Apitally dashboard (it looks like 76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9)",
+    );
+    check(
+        "client_id_file = \"secret\"",
+        "agent.toml:3:18: secret holds no client id: it must be a UUID alone, as the dashboard shows it",
+    );
+    check(
+        "client_id_file = \"id\"\nclient_id = \"ID\"",
+        "agent.toml:1:1: [[target]]: `client_id` and `client_id_file` are both given; leave one of them out",
+    );
+    check(
+        "env = \"no/slash\"",
+        "agent.toml:3:7: environment name is not usable: saw \"no/slash\"; use 1 to 32 letters, digits, dashes and underscores, best in lower case (like `prod`)",
+    );
+    check("sync_interval = \"1ms\"", "agent.toml:3:17: `sync_interval` is 1ms; it must be at least 100ms");
+    check(
+        "client = \"\"",
+        "agent.toml:3:10: `client` is \"\"; it must be 1 to 64 letters, digits and any of -_.:, such as python:django",
+    );
+    check(
+        "consumers = [{ header = \"a:b\" }]",
+        "agent.toml:3:25: `header` \"a:b\" is not a header name; write it like X-API-Key",
+    );
+    check(
+        "consumers = [{ hash = \"never\" }]",
+        "agent.toml:3:14: [[target.consumers]]: it names no `header`",
+    );
+    check(
+        "port = 80",
+        "agent.toml:1:1: [[target]]: `pid` and `port` are two targets; give each a table of its own",
+    );
+    check("[[target]]", "agent.toml:3:1: [[target]]: it names nothing to watch; give it a `pid` or a `port`");
+    check("[[target]]\nprot = 7", "agent.toml:4:1: unknown key `prot` in [[target]]; did you mean `port`?");
+    check("[[target]]\npid = 7", "agent.toml:4:7: --pid 7 is given twice");
+}
+
+#[test]
+fn agent_wide_values_of_a_file_are_checked_too() {
+    let check = |text: &str, want: &str| {
+        let (_, message) = with_file(&format!("{text}\n[[target]]\npid = 7"), "--dry-run").unwrap_err();
+        assert_eq!(message, want, "{text}");
+    };
+    check(
+        "hub_url = \"ftp://x\"",
+        "agent.toml:1:11: hub URL has the scheme `ftp`; only https and http can be used",
+    );
+    check(
+        "ring_bytes = 5000",
+        "agent.toml:1:14: `ring_bytes` is 5000; it must be a power of two of at least 4096, such as 8388608",
+    );
+}
+
+#[test]
+fn a_target_of_a_file_needs_a_client_id() {
+    let (_, message) = with_file("[[target]]\npid = 7", "").unwrap_err();
+    assert!(message.starts_with("agent.toml:2:7: no client id: give --client-id UUID"), "{message}");
+    let (error, _) = with_file("client_id_file = \"none\"\n[[target]]\npid = 7", "").unwrap_err();
+    assert!(matches!(error, ConfigError::Unreadable { .. }), "{error}");
+    with_file("client_id_file = \"id\"\n[[target]]\npid = 7", "").unwrap();
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    for text in ["client_id_file = \"secret\"", "client_id = [\"hunter2\"]", "client_id = { hunter2 = 1 }"] {
+        let (error, message) = with_file(&format!("{text}\n[[target]]\npid = 7"), "").unwrap_err();
+        assert!(!message.contains("hunter2") && !format!("{error:?}").contains("hunter2"), "{message}");
+    }
+}
+
+#[test]
+fn targets_are_kept_in_order() {
+    let specs = |config: Config| config.targets.into_iter().map(|target| target.spec).collect::<Vec<_>>();
+    let want = [TargetSpec::Pid(7), TargetSpec::Pid(8), TargetSpec::Pid(9), TargetSpec::Port(80)];
+    assert_eq!(specs(config("--pid 7,8 --port 80 --pid 9 --dry-run").unwrap()), want);
+    let file = "[[target]]\npid = 9\n[[target]]\nport = 80";
+    assert_eq!(specs(with_file(file, "--pid 7 --pid 8 --dry-run").unwrap()), want);
+}
+
+#[test]
+fn a_flag_beats_the_target_which_beats_the_top_level_which_beats_the_default() {
+    let check = |top: &str, own: &str, words: &str, want: &str| {
+        let text = format!("client_id = \"ID\"\n{top}\n[[target]]\npid = 7\n{own}");
+        let config = with_file(&text, words).unwrap();
+        let Delivery::Hub(hub) = &config.targets[0].delivery else { panic!("it reports to a hub") };
+        assert_eq!(hub.env.as_str(), want, "{top} {own} {words}");
+    };
+    check("", "", "", "dev");
+    check("env = \"top\"", "", "", "top");
+    check("env = \"top\"", "env = \"own\"", "", "own");
+    check("env = \"top\"", "env = \"own\"", "--env flag", "flag");
+    check("env = \"top\"", "", "--env flag", "flag");
+    check("", "env = \"own\"", "--env flag", "flag");
+}
+
+/// Every key, so that none is left out when levels are merged.
+#[test]
+fn each_value_is_taken_from_where_it_is_given() {
+    let all = "client_id = \"OTHER\"\nenv = \"b\"\napp_version = \" 2 \"\nclient = \"js:koa\"\nsync_interval = \"2s\"\n\
+               response_time = \"first-byte\"\nconsumers = [{ header = \"x-b\" }]\n";
+    let check = |config: &Config| {
+        let target = &config.targets[0];
+        let Delivery::Hub(hub) = &target.delivery else { panic!("it reports to a hub") };
+        assert_eq!((hub.client_id.to_string().as_str(), hub.env.as_str()), (OTHER_ID, "b"));
+        assert_eq!(
+            (target.app.version.as_deref(), target.app.client.as_deref()),
+            (Some("2"), Some("js:koa"))
+        );
+        assert_eq!(target.sync_interval, Some(Duration::from_secs(2)));
+        assert_eq!(target.policy.response_time, ResponseTime::FirstByte);
+        assert!(format!("{:?}", target.policy.consumers).contains("x-b"), "{target:?}");
+    };
+    check(&with_file(&format!("{all}[[target]]\npid = 7"), "").unwrap());
+    check(&with_file(&format!("[[target]]\npid = 7\n{all}"), "").unwrap());
+    check(&with_file(&format!("client_id = \"ID\"\n[[target]]\npid = 7\n{all}"), "").unwrap());
+    let words = "--client-id OTHER --env b --app-version 2 --sync-interval 2s --response-time first-byte \
+                 --consumer-header x-b";
+    let file = "client_id = \"ID\"\nenv = \"a\"\napp_version = \"1\"\nsync_interval = \"1s\"\n\
+                response_time = \"last-byte\"\nconsumers = [{ header = \"x-a\" }]\nclient = \"js:koa\"\n";
+    check(&with_file(&format!("{file}[[target]]\npid = 7"), words).unwrap());
+    check(&with_file(&format!("[[target]]\npid = 7\n{file}"), words).unwrap());
+
+    let agent = "hub_url = \"http://b\"\nstate_dir = \"/b/s\"\nruntime_dir = \"/b/r\"\nrecord = \"/b/f\"\n\
+                 ring_bytes = 4096\nlog_level = \"trace\"\nlog_format = \"json\"\n";
+    let flags = "--hub-url http://b --state-dir /b/s --runtime-dir /b/r --record /b/f --ring-bytes 4096 \
+                 --log-level trace --log-format json";
+    let want = AgentConfig {
+        record: Some("/b/f".into()),
+        state_dir: "/b/s".into(),
+        runtime_dir: "/b/r".into(),
+        ring_bytes: 4096,
+        log_level: LogLevel::Trace,
+        log_format: LogFormat::Json,
+    };
+    let target = "client_id = \"ID\"\n[[target]]\npid = 7";
+    let others = agent.replace("/b/", "/a/").replace("//b", "//a").replace("4096", "8192");
+    let others = others.replace("trace", "warn").replace("json", "text");
+    for config in [
+        with_file(&format!("{agent}{target}"), "").unwrap(),
+        with_file(target, flags).unwrap(),
+        with_file(&format!("{others}{target}"), flags).unwrap(),
+    ] {
+        assert_eq!(config.agent, want);
+        let Delivery::Hub(hub) = &config.targets[0].delivery else { panic!("it reports to a hub") };
+        assert_eq!(hub.base_url.to_string(), "http://b");
+    }
+}
+
+#[test]
+fn paths_begin_where_the_file_lies() {
+    let config = with_file("state_dir = \"s\"\n[[target]]\npid = 7", "--dry-run").unwrap();
+    assert!(config.agent.state_dir.is_absolute() && config.agent.state_dir.ends_with("s"), "{config:?}");
+}
+
+#[test]
+fn one_flag_does_not_make_two_apps_one() {
+    let file = "client_id = \"ID\"\n[[target]]\npid = 7\n[[target]]\npid = 8\n";
+    with_file(file, "--client-id OTHER --env b").unwrap();
+    with_file(&format!("{file}client_id = \"ID\""), "--client-id OTHER").unwrap();
+    let (error, message) =
+        with_file(&format!("{file}client_id = \"OTHER\""), "--client-id OTHER").unwrap_err();
+    assert!(matches!(error, ConfigError::Value(_)), "{error:?}");
+    assert!(message.starts_with("--client-id is one value for targets that"), "{message}");
+    let (_, message) = with_file(&format!("{file}env = \"a\""), "--env b").unwrap_err();
+    assert!(message.starts_with("--env is one value for targets that"), "{message}");
+}
+
+#[test]
+fn a_recorded_target_is_counted_as_its_table_says() {
+    let text = "response_time = \"first-byte\"\n[[target]]\npid = 7\napp_version = \"seven\"\n[[target]]\nport = 80\n\
+                app_version = \"eighty\"";
+    let load = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        fs::write(&path, text).unwrap();
+        let count = cli("").unwrap().run.count;
+        ReplayConfig::load(&ReplayArgs { file: "tap".into(), config: Some(path), count }).unwrap()
+    };
+    let config = load(text);
+    let version = |config: &ReplayConfig, pid, ports: &[u16]| config.of(pid, ports).1.version.clone();
+    assert_eq!(version(&config, 7, &[]).as_deref(), Some("seven"));
+    assert_eq!(version(&config, 1, &[80]).as_deref(), Some("eighty"));
+    assert_eq!(version(&config, 1, &[]), None);
+    assert_eq!(config.of(1, &[]).0.response_time, ResponseTime::FirstByte);
+    let alone = load(text.rsplit_once("[[target]]").unwrap().0);
+    assert_eq!(version(&alone, 1, &[]).as_deref(), Some("seven"));
+}
+
+const SAMPLE: &str = include_str!("../../../docs/agent.toml");
+const REFERENCE: &str = include_str!("../../../docs/configuration.md");
+
+/// The keys that each kind of table knows, as its errors list them.
+fn known_keys() -> Vec<String> {
+    let tables = ["[[target]]\n", "[[target]]\nconsumers = [{ 0 = 0 }]\n", ""];
+    let unknown = tables.map(|table| with_file(&format!("{table}0 = 0"), "").unwrap_err().1);
+    let lists = unknown.iter().map(|error| error.split_once("known are ").expect("a list of keys").1);
+    let keys = lists.flat_map(|list| list.split(", "));
+    keys.map(|key| key.trim_matches('`').to_owned()).filter(|key| key != "target").collect()
+}
+
+#[test]
+fn the_sample_and_the_reference_have_every_key() {
+    let keys = known_keys();
+    assert!(keys.len() > 20, "{keys:?}");
+    for key in keys {
+        let is_in_line = |line: &str| {
+            let words = line.trim_start_matches(['#', ' ', '{']);
+            words.strip_prefix(&key).is_some_and(|rest| rest.starts_with(" = "))
+                || line.contains(&format!(" {key} = "))
+        };
+        assert!(SAMPLE.lines().any(is_in_line), "the sample has no `{key}`");
+        assert!(REFERENCE.contains(&format!("| `{key}` |")), "the reference has no `{key}`");
+    }
+}
+
+#[test]
+fn the_sample_can_be_used_as_it_is_and_with_everything_in_it() {
+    let lines = SAMPLE
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line));
+    let lines = lines.map(|line| line.replace("blog.id", "id")).collect::<Vec<_>>().join("\n");
+    assert_eq!(with_file(&SAMPLE, "").unwrap().targets.len(), 1);
+    let everything = with_file(&lines.replace("#    {", "    {"), "").unwrap();
+    assert_eq!(everything.targets.len(), 2);
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn help_tells_the_real_defaults() {
+    let help = Cli::command().render_help().to_string().replace('\n', " ");
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let config = config("--pid 1 --client-id ID").unwrap();
+    let Delivery::Hub(hub) = &config.targets[0].delivery else { panic!("it reports to a hub") };
+    for default in [hub.env.to_string(), hub.base_url.to_string(), config.agent.ring_bytes.to_string()] {
+        assert!(help.contains(&format!("[default: {default}]")), "{default} is not in {help}");
+    }
+    for directory in [DEFAULT_STATE_DIR, DEFAULT_RUNTIME_DIR] {
+        assert!(help.contains(&format!("else {directory}]")), "{directory} is not in {help}");
+    }
+}
