@@ -6,9 +6,13 @@
 pub mod budget;
 pub mod collect;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
-use super::{Ktime, http::head::Method};
+use super::{
+    Ktime,
+    coding::{self, NotDecoded},
+    http::head::Method,
+};
 
 /// Which parts are worth keeping. With the default nothing is, and no memory is used. What finds no room in
 /// [`super::Limits::max_details`] is dropped with all that was kept of its exchange, which is counted all the same.
@@ -79,6 +83,17 @@ impl Message {
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_slice())
     }
+
+    /// The whole body without its content codings; None when there is none, or it is not whole.
+    ///
+    /// # Errors
+    /// When it cannot be decoded, see [`NotDecoded`].
+    pub fn decoded(&self) -> Option<Result<Cow<'_, [u8]>, NotDecoded>> {
+        let Body::Whole(body) = &self.body else { return None };
+        let fields = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
+        let values: Vec<&[u8]> = fields.map(|(_, value)| value.as_slice()).collect();
+        Some(coding::decode(body, &values.join(&b',')))
+    }
 }
 
 /// A body as it was on the wire, without the transfer coding and with the content coding.
@@ -92,4 +107,22 @@ pub enum Body {
     TooLarge,
     /// Some of it was not seen, or not sent.
     Incomplete,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codings_of_several_fields_are_one_list() {
+        let field = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        let fields =
+            vec![field("Content-Encoding", "identity"), field("content-encoding", "identity, nonsense")];
+        let mut message = Message { fields, body: Body::Whole(b"text".to_vec()) };
+        assert_eq!(message.decoded(), Some(Err(NotDecoded::UnknownCoding)));
+        message.fields.pop();
+        assert_eq!(message.decoded(), Some(Ok(Cow::Borrowed(b"text".as_slice()))));
+        message.body = Body::Incomplete;
+        assert_eq!(message.decoded(), None);
+    }
 }

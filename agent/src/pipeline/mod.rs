@@ -4,6 +4,7 @@
 //! value, so that a recording, a test and a live machine run the same code. Captured traffic is never an
 //! error; what cannot be reconstructed is counted with its reason ([`ledger`]), and nothing is made up.
 
+pub mod coding;
 pub mod conn;
 pub mod consumer;
 pub mod counters;
