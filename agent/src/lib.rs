@@ -17,6 +17,9 @@ pub mod pipeline;
 pub mod request_log;
 
 pub mod hub;
+pub mod machine;
+pub mod slots;
+pub mod spool;
 
 pub mod dry_run;
 pub mod recording;

@@ -40,6 +40,8 @@ pub enum Cause {
     EvictedOpen,
     /// Still open when the target was finished.
     OpenAtExit,
+    /// Counted by an agent that was killed before the message with it was on disk or delivered.
+    AgentKilled,
 }
 
 /// Whether somebody who saw everything and had room for everything would have reported the exchange.
@@ -52,7 +54,7 @@ pub enum Class {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 14] = [
+    pub const ALL: [Cause; 15] = [
         Self::LostRingFull,
         Self::LostGap,
         Self::UnreadableHead,
@@ -67,6 +69,7 @@ impl Cause {
         Self::Upgraded,
         Self::EvictedOpen,
         Self::OpenAtExit,
+        Self::AgentKilled,
     ];
 
     /// Name in logs and reports.
@@ -86,6 +89,7 @@ impl Cause {
             Self::Upgraded => "upgraded",
             Self::EvictedOpen => "evicted_open",
             Self::OpenAtExit => "open_at_exit",
+            Self::AgentKilled => "agent_killed",
         }
     }
 
@@ -98,7 +102,8 @@ impl Cause {
             | Self::UnreadableHead
             | Self::OverRouteLimit
             | Self::OverCountLimit
-            | Self::EvictedOpen => Class::Sight,
+            | Self::EvictedOpen
+            | Self::AgentKilled => Class::Sight,
             Self::IncompleteHead
             | Self::Unmatched
             | Self::Excluded

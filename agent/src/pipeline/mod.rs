@@ -204,6 +204,15 @@ impl Pipeline {
         }
     }
 
+    /// Counts as lost what an agent that was killed had seen of the target: exchanges that it had counted and not yet
+    /// handed over, and those that had no answer yet.
+    pub fn lose_killed(&mut self, target: TargetId, counted: u64, open: u64) {
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.lose(Cause::AgentKilled, counted);
+            target.lose(Cause::OpenAtExit, open);
+        }
+    }
+
     /// Everything counted since the last call; counting restarts from zero.
     pub fn take_counts(&mut self, target: TargetId) -> Counts {
         self.targets.get_mut(&target).map(Target::take_counts).unwrap_or_default()
