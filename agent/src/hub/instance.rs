@@ -1,27 +1,24 @@
-//! Who sends: one identity per target, kept over restarts of the agent and of the target.
+//! Who sends: one identity per target and machine, kept over restarts of the agent and of the target.
 //!
 //! Every identity that reports counts as an app instance on the dashboard, so a fresh one at each start would
-//! pile them up. Works as in the official clients, but in the agent's own directory.
+//! pile them up. Works as in the official clients, but in the agent's own directory, and with the machine in the
+//! key: a state directory that was copied to another one does not give both the same identity.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::File,
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
-use rustix::{
-    fs::{FlockOperation, OFlags, flock},
-    io::Errno,
-};
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 use uuid::Uuid;
 
 use super::config::{ClientId, Env};
-
-/// Instances of one target name on one host. More get identities that do not survive a restart.
-const SLOTS: u32 = 100;
+use crate::{
+    machine,
+    slots::{self, SLOTS},
+};
 
 /// An identity that no other process uses for as long as this lives.
 #[derive(Debug)]
@@ -32,13 +29,21 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Takes the first free identity of this target, making one if none is left over from an earlier run.
+    /// Takes the first free identity of this target, making one if none is left over from an earlier run. With more
+    /// than a hundred of one name on one machine, the others get identities that do not survive a restart.
     ///
     /// Always gives one: where `state_dir` cannot be used it is a random one, and a warning says so.
     pub fn claim(state_dir: &Path, client_id: &ClientId, env: &Env, name: &str) -> Self {
-        let digest = Sha256::digest(format!("{client_id}:{env}:{name}"));
+        Self::claim_on(machine::identity(), state_dir, client_id, env, name)
+    }
+
+    fn claim_on(machine: &str, state_dir: &Path, client_id: &ClientId, env: &Env, name: &str) -> Self {
+        let digest = Sha256::digest(format!("{client_id}:{env}:{name}:{machine}"));
         let key: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        match Self::claim_slot(state_dir, &key) {
+        let claimed = slots::claim(state_dir, "instance", &key).and_then(|slot| {
+            slot.map(|file| Ok(Self { uuid: read_or_write(&file)?, _slot: Some(file) })).transpose()
+        });
+        match claimed {
             Ok(Some(instance)) => return instance,
             Ok(None) => warn!(
                 target_name = name,
@@ -51,27 +56,6 @@ impl Instance {
             ),
         }
         Self { uuid: Uuid::new_v4(), _slot: None }
-    }
-
-    fn claim_slot(state_dir: &Path, key: &str) -> io::Result<Option<Self>> {
-        DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
-        for slot in 0..SLOTS {
-            let path = state_dir.join(format!("instance_{key}_{slot}.lock"));
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false) // the content is the identity
-                .mode(0o600)
-                .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-                .open(path)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(Self { uuid: read_or_write(&file)?, _slot: Some(file) })),
-                Err(Errno::WOULDBLOCK) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -88,6 +72,7 @@ fn read_or_write(mut file: &File) -> io::Result<Uuid> {
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(uuid.to_string().as_bytes())?;
+    file.sync_data()?;
     Ok(uuid)
 }
 
@@ -100,7 +85,11 @@ mod tests {
     const ID: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
 
     fn claim(dir: &Path, env: &str, name: &str) -> Instance {
-        Instance::claim(dir, &ClientId::parse(ID).unwrap(), &Env::parse(env).unwrap(), name)
+        claim_on("a", dir, env, name)
+    }
+
+    fn claim_on(machine: &str, dir: &Path, env: &str, name: &str) -> Instance {
+        Instance::claim_on(machine, dir, &ClientId::parse(ID).unwrap(), &Env::parse(env).unwrap(), name)
     }
 
     #[test]
@@ -131,10 +120,18 @@ mod tests {
     }
 
     #[test]
+    fn machines_have_their_own_though_their_state_be_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let uuid = claim(dir.path(), "dev", "shop").uuid;
+        assert_ne!(claim_on("b", dir.path(), "dev", "shop").uuid, uuid);
+        assert_eq!(claim(dir.path(), "dev", "shop").uuid, uuid);
+    }
+
+    #[test]
     fn file_is_named_by_the_target_and_holds_the_identity() {
         let dir = tempfile::tempdir().unwrap();
         let instance = claim(&dir.path().join("made/on/demand"), "dev", "shop");
-        let key = format!("{:x}", Sha256::digest(format!("{ID}:dev:shop")));
+        let key = format!("{:x}", Sha256::digest(format!("{ID}:dev:shop:a")));
         let path = dir.path().join(format!("made/on/demand/instance_{}_0.lock", &key[..8]));
         assert_eq!(fs::read_to_string(path).unwrap(), instance.uuid.to_string());
     }
