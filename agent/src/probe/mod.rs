@@ -8,4 +8,5 @@ pub mod host;
 pub mod load;
 mod mutes;
 mod shared;
+pub mod software;
 pub mod source;
