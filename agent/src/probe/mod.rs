@@ -7,6 +7,7 @@ pub mod discover;
 pub mod host;
 pub mod load;
 mod mutes;
+pub mod resources;
 mod shared;
 pub mod software;
 pub mod source;
