@@ -15,13 +15,14 @@ pub mod heads;
 pub mod labels;
 pub mod recordings;
 pub mod records;
+pub mod secrets;
 pub mod streams;
 
 /// Panics when something does not hold for these bytes.
 pub type Check = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Check); 8] = [
+pub const TARGETS: [(&str, Check); 9] = [
     ("bodies", bodies::check),
     ("dialogs", dialogs::check),
     ("events", events::check),
@@ -29,5 +30,6 @@ pub const TARGETS: [(&str, Check); 8] = [
     ("labels", labels::check),
     ("recordings", recordings::check),
     ("records", records::check),
+    ("secrets", secrets::check),
     ("streams", streams::check),
 ];

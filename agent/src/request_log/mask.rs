@@ -42,8 +42,9 @@ const BODY_FIELDS: [&str; 11] = [
 const SCHEMES: [&str; 9] =
     ["basic", "bearer", "digest", "dpop", "hawk", "negotiate", "ntlm", "token", "aws4-hmac-sha256"];
 
-/// How often a value is decoded to look at what is inside. A URL in a URL's query in a URL's query is three.
-const MAX_DECODED: usize = 3;
+/// How often a value is decoded to look at what is inside; it is twice for a URL in the query of a URL in a query. What
+/// is encoded more often counts as a secret.
+const MAX_DECODED: usize = 5;
 
 /// Whose words stand for what was taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +208,7 @@ impl Masks {
                 Cow::Owned(inside) => text = Cow::Owned(inside),
             }
         }
-        false
+        true
     }
 
     /// Copies a document that is valid, value by value. A walk without recursion: nesting is as deep as it likes.

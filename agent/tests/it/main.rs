@@ -5,5 +5,6 @@ mod hub_environment;
 mod hub_messages;
 mod hub_reporter;
 mod recordings;
+mod request_log;
 mod status;
 mod tidy;

@@ -34,6 +34,7 @@ fn secrets_inside_values_of_queries_are_found() {
     };
     masked("%2Fcallback%3Ftoken%3Dabc");
     masked("%252Fcallback%253Ftoken%253Dabc");
+    masked("%2525252525252Fdeep");
     masked("/callback?a=b%26access_token=abc");
     masked("http://user:pass@host/");
     masked("http%3A%2F%2Fuser%3Apass%40host%2F");
