@@ -43,7 +43,7 @@ pub fn run(path: &Path, config: &ReplayConfig) -> Result<Exit, Failure> {
         let app = App {
             version: app.version.clone(),
             client: app.client.clone(),
-            routes: pipeline.routes(id).into_iter().map(|(method, path)| PathItem { method, path }).collect(),
+            routes: pipeline.operations(id).into_iter().map(PathItem::from).collect(),
             ..App::default()
         };
         dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app));

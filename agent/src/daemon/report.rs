@@ -56,11 +56,11 @@ impl Report {
     pub fn send(&mut self, pipeline: &mut Pipeline) {
         let generation = pipeline.route_generation(self.target.id);
         if self.announced != Some(generation) {
-            let routes = pipeline.routes(self.target.id).into_iter();
+            let routes = pipeline.operations(self.target.id).into_iter();
             let app = App {
                 version: self.app.version.clone(),
                 client: self.app.client.clone(),
-                routes: routes.map(|(method, path)| PathItem { method, path }).collect(),
+                routes: routes.map(PathItem::from).collect(),
                 ..App::default()
             };
             self.sink.startup(self.target.pid, app);

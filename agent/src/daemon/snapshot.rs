@@ -56,9 +56,9 @@ impl Daemon {
         let named = |(name, count): (&str, u64)| (name.to_owned(), count);
         let list: Vec<Route> = pipeline
             .templates(id)
-            .map(|template| Route {
+            .map(|(template, source)| Route {
                 template: template.chars().take(MAX_TEMPLATE).collect(),
-                source: "learned".to_owned(),
+                source: source.as_str().to_owned(),
             })
             .collect();
         Target {

@@ -11,7 +11,10 @@ use std::{
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::pipeline::counters::{Bins, Counts, Row, ServerErrors, ValidationErrors};
+use crate::pipeline::{
+    counters::{Bins, Counts, Row, ServerErrors, ValidationErrors},
+    target::Operation,
+};
 
 /// Announces a target: its routes and what it is made of. Made anew, with the full list, when routes are added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,6 +24,9 @@ pub struct Startup {
     pub paths: Vec<PathItem>,
     pub versions: BTreeMap<String, String>,
     pub client: String,
+    /// The OpenAPI document as text, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub openapi: Option<String>,
 }
 
 /// What is known about a target when it is announced.
@@ -33,14 +39,28 @@ pub struct App {
     /// Versions of what it runs on, by component: `python`, `uvicorn`, ...
     pub components: BTreeMap<String, String>,
     pub routes: Vec<PathItem>,
+    /// The OpenAPI document as JSON text.
+    pub openapi: Option<String>,
 }
 
 /// One route.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PathItem {
     pub method: String,
     /// Template.
     pub path: String,
+    /// What an OpenAPI document says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+impl From<Operation> for PathItem {
+    fn from(operation: Operation) -> Self {
+        let Operation { method, template, summary, description } = operation;
+        Self { method: method.as_str().to_owned(), path: template, summary, description }
+    }
 }
 
 /// What `client` says when no framework was recognised.
@@ -55,7 +75,7 @@ impl Startup {
             .into_iter()
             .map(|route| PathItem { method: route.method.to_ascii_uppercase(), ..route })
             .filter(|route| !matches!(route.method.as_str(), "HEAD" | "OPTIONS"))
-            .filter(|route| seen.insert(route.clone()))
+            .filter(|route| seen.insert((route.method.clone(), route.path.clone())))
             .collect();
         let mut versions = app.components;
         versions.insert("apitally-agent".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
@@ -66,6 +86,7 @@ impl Startup {
             paths,
             versions,
             client: app.client.unwrap_or_else(|| CLIENT.to_owned()),
+            openapi: app.openapi,
         }
     }
 }
@@ -261,7 +282,11 @@ mod tests {
     #[test]
     fn startup_lists_each_route_once_in_upper_case_and_no_head_or_options() {
         let routes = [("get", "/"), ("GET", "/"), ("head", "/"), ("OPTIONS", "/"), ("Post", "/items/{id}")]
-            .map(|(method, path)| PathItem { method: method.to_owned(), path: path.to_owned() });
+            .map(|(method, path)| PathItem {
+                method: method.to_owned(),
+                path: path.to_owned(),
+                ..PathItem::default()
+            });
         let startup = Startup::new(Uuid::new_v4(), App { routes: routes.into(), ..App::default() });
         let paths: Vec<_> = startup.paths.iter().map(|p| format!("{} {}", p.method, p.path)).collect();
         assert_eq!(paths, ["GET /", "POST /items/{id}"]);
@@ -279,7 +304,7 @@ mod tests {
                 client: Some("python:django".to_owned()),
                 version: Some("1.2.3".to_owned()),
                 components: [("python".to_owned(), "3.13.1".to_owned())].into(),
-                routes: Vec::new(),
+                ..App::default()
             },
         );
         assert_eq!(full.client, "python:django");

@@ -30,7 +30,8 @@ use self::{
     counters::{Counts, Distributions},
     detail::{Keep, Logged, budget::Budget},
     ledger::{Cause, Ledger},
-    target::Target,
+    route::{Source, declared::Declared},
+    target::{Operation, Target},
 };
 
 /// Kernel time: CLOCK_MONOTONIC, nanoseconds. Only comparable with itself.
@@ -70,7 +71,7 @@ pub struct Limits {
     pub max_open: u64,
     /// Memory for incomplete heads, of all connections together, bytes.
     pub max_buffered: usize,
-    /// Routes of one target.
+    /// Routes of one target that are learned.
     pub max_routes: usize,
     /// Consumers of one target.
     pub max_consumers: usize,
@@ -105,6 +106,8 @@ pub struct Policy {
     pub ports: Vec<u16>,
     pub response_time: ResponseTime,
     pub distributions: Distributions,
+    /// None declared: all are learned.
+    pub routes: Arc<Declared>,
     pub consumers: Arc<ConsumerRules>,
     pub keep: Keep,
 }
@@ -234,8 +237,8 @@ impl Pipeline {
         &self.limits
     }
 
-    /// Templates of a target's routes, in the order in which they were learned.
-    pub fn templates(&self, target: TargetId) -> impl Iterator<Item = &str> {
+    /// Templates of a target's routes and where they come from, in the order in which they became known.
+    pub fn templates(&self, target: TargetId) -> impl Iterator<Item = (&str, Source)> {
         self.targets.get(&target).into_iter().flat_map(Target::templates)
     }
 
@@ -249,12 +252,13 @@ impl Pipeline {
         self.targets.get(&target).map_or(0, Target::open_exchanges)
     }
 
-    /// Method and path of every row there ever was, without HEAD and OPTIONS, in order of appearance.
-    pub fn routes(&self, target: TargetId) -> Vec<(String, String)> {
-        self.targets.get(&target).map(Target::shown).unwrap_or_default()
+    /// What may be called on a target: what is declared with its method, in that order, and then what was called
+    /// beside it, in order of appearance and without HEAD and OPTIONS.
+    pub fn operations(&self, target: TargetId) -> Vec<Operation> {
+        self.targets.get(&target).map(Target::operations).unwrap_or_default()
     }
 
-    /// Moves when the list of [`Pipeline::routes`] grows.
+    /// Moves when the list of [`Pipeline::operations`] changes.
     pub fn route_generation(&self, target: TargetId) -> u64 {
         self.targets.get(&target).map_or(0, Target::generation)
     }

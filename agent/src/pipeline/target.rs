@@ -1,6 +1,6 @@
 //! One target's account: takes exchanges when they open, and turns them into counts when they close.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     Ktime, Limits, Policy,
@@ -16,11 +16,11 @@ use super::{
         head::{Method, RequestHead, ResponseHead},
     },
     ledger::{Cause, Ledger},
-    route::{Found, RouteId, Routes, Settle},
+    route::{Found, RouteId, Routes, Settle, Source, declared::Endpoint},
 };
 
-/// Pairs of method and route that [`Target::shown`] lists; later ones are counted and not listed.
-const MAX_SHOWN: usize = 8192;
+/// Pairs of method and route that [`Target::operations`] lists; later ones are counted and not listed.
+const MAX_CALLED: usize = 8192;
 
 /// Routes, consumers, counters and ledger of one target.
 #[derive(Debug)]
@@ -32,8 +32,9 @@ pub struct Target {
     pub ledger: Ledger,
     /// Exchanges opened and not closed.
     open: u64,
-    /// Method and route of every row there ever was, in order of appearance.
-    shown: Vec<(Method, RouteId)>,
+    /// Method and route of what was called and not refused, in order of appearance.
+    called: Vec<(Method, RouteId)>,
+    generation: u64,
     /// Exchanges that the policy keeps, since the last take, and the memory of their details.
     logged: Vec<(Logged, Held)>,
     details: Budget,
@@ -51,6 +52,16 @@ pub struct Request {
     /// None when the target of the request is no path.
     found: Option<Found>,
     consumer: Option<ConsumerId>,
+}
+
+/// What may be called on a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    pub method: Method,
+    pub template: String,
+    /// What an OpenAPI document says of it.
+    pub summary: Option<String>,
+    pub description: Option<String>,
 }
 
 /// How an exchange ended.
@@ -83,13 +94,14 @@ struct Account {
 impl Target {
     pub fn new(policy: Policy, limits: &Limits, details: Budget) -> Self {
         Self {
-            routes: Routes::new(limits.max_routes),
+            routes: Routes::new(Arc::clone(&policy.routes), limits.max_routes),
             consumers: Consumers::new(Arc::clone(&policy.consumers), limits.max_consumers),
             counters: Counters::new(policy.distributions, limits.max_rows),
             policy,
             ledger: Ledger::default(),
             open: 0,
-            shown: Vec::new(),
+            called: Vec::new(),
+            generation: 0,
             logged: Vec::new(),
             details,
             finished: false,
@@ -100,6 +112,10 @@ impl Target {
 
     /// Requests that are open already keep the route and the consumer they were given.
     pub fn set_policy(&mut self, policy: Policy) {
+        if !Arc::ptr_eq(&self.policy.routes, &policy.routes) {
+            self.routes.replace(Arc::clone(&policy.routes));
+            self.generation += 1;
+        }
         self.consumers.replace(Arc::clone(&policy.consumers));
         self.policy = policy;
     }
@@ -120,7 +136,7 @@ impl Target {
                 None
             }
         };
-        let found = head.path.map(|path| self.routes.find(path));
+        let found = head.path.map(|path| self.routes.find(head.method, path));
         Request { method: head.method, found, consumer }
     }
 
@@ -247,16 +263,29 @@ impl Target {
         self.logged.iter().map(|(_, held)| held.bytes()).sum()
     }
 
-    /// Method and template of every row there ever was, without HEAD and OPTIONS, in order of appearance.
-    pub fn shown(&self) -> Vec<(String, String)> {
-        let shown = self.shown.iter();
-        shown
-            .map(|(method, route)| (method.as_str().to_owned(), self.routes.template(*route).to_owned()))
-            .collect()
+    /// What may be called: what is declared with its method, in that order, and then what was called beside it, in
+    /// order of appearance and without HEAD and OPTIONS.
+    pub fn operations(&self) -> Vec<Operation> {
+        let mut listed = HashSet::new();
+        let declared = self.routes.declared().endpoints().iter().filter_map(|endpoint| {
+            let (method, template) = (endpoint.method?, endpoint.pattern.template());
+            listed.insert((method, template)).then(|| Operation {
+                method,
+                template: template.to_owned(),
+                summary: endpoint.summary.as_deref().map(str::to_owned),
+                description: endpoint.description.as_deref().map(str::to_owned),
+            })
+        });
+        let mut operations: Vec<Operation> = declared.collect();
+        let called = self.called.iter().map(|(method, route)| (*method, self.routes.template(*route)));
+        operations.extend(called.filter(|called| !listed.contains(called)).map(|(method, template)| {
+            Operation { method, template: template.to_owned(), summary: None, description: None }
+        }));
+        operations
     }
 
-    /// Templates of its routes, in the order in which they were learned.
-    pub fn templates(&self) -> impl Iterator<Item = &str> {
+    /// Templates of its routes and where they come from, in the order in which they became known.
+    pub fn templates(&self) -> impl Iterator<Item = (&str, Source)> {
         self.routes.templates()
     }
 
@@ -265,9 +294,9 @@ impl Target {
         self.consumers.count()
     }
 
-    /// Moves when the list of [`Target::shown`] grows.
+    /// Moves when the list of [`Target::operations`] changes.
     pub fn generation(&self) -> u64 {
-        self.shown.len() as u64
+        self.generation
     }
 
     /// Counts an exchange that was answered, or says why it is not counted.
@@ -281,6 +310,7 @@ impl Target {
         let confirms = if status == 404 || refused.is_some() { Settle::Drop } else { Settle::Confirm };
         let route = match found {
             None => Err(Cause::Excluded),
+            Some(Found::Unmatched) => Err(Cause::Unmatched),
             Some(Found::TooLong) => Err(Cause::PathTooLong),
             Some(Found::NoRoom) if status == 404 => Err(Cause::Unmatched),
             Some(Found::NoRoom) => Err(Cause::OverRouteLimit),
@@ -303,7 +333,7 @@ impl Target {
             Counted::NoRoom => {
                 return Account { route: Some(route), lost_to: Some(Cause::OverCountLimit) };
             }
-            Counted::First => self.show(method, route),
+            Counted::First => self.note_call(method, route, status),
             Counted::Again => {}
         }
         #[cfg(test)]
@@ -311,9 +341,18 @@ impl Target {
         Account { route: Some(route), lost_to: None }
     }
 
-    fn show(&mut self, method: Method, route: RouteId) {
-        if method != Method::HEAD && self.shown.len() < MAX_SHOWN && !self.shown.contains(&(method, route)) {
-            self.shown.push((method, route));
+    /// A method that the server refuses (405) or does not know (501) is none that may be called.
+    fn note_call(&mut self, method: Method, route: RouteId, status: u16) {
+        let may_be_called = method != Method::HEAD && !matches!(status, 405 | 501);
+        if may_be_called && self.called.len() < MAX_CALLED && !self.called.contains(&(method, route)) {
+            self.called.push((method, route));
+            let template = self.routes.template(route);
+            let is_declared = |endpoint: &Endpoint| {
+                endpoint.method == Some(method) && endpoint.pattern.template() == template
+            };
+            if !self.routes.declared().endpoints().iter().any(is_declared) {
+                self.generation += 1;
+            }
         }
     }
 }

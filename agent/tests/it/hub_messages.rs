@@ -118,13 +118,18 @@ fn equal_routes_make_an_equal_startup() {
     let mut golden = parse(STARTUP);
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let routes = golden["paths"].as_array().unwrap().iter();
-    let routes =
-        routes.map(|path| PathItem { method: text(&path["method"]), path: text(&path["path"]) }).collect();
+    let route = |path: &Value| PathItem {
+        method: text(&path["method"]),
+        path: text(&path["path"]),
+        ..PathItem::default()
+    };
+    let routes = routes.map(route).collect();
     let app = App {
         client: Some("python:starlette".to_owned()),
         version: Some("1.2.3".to_owned()),
         components: [("python".to_owned(), "3.11.7".to_owned())].into(),
         routes,
+        openapi: None,
     };
     let ours = checked(&Startup::new(Uuid::new_v4(), app), STARTUP_SCHEMA);
     assert_eq!(shape(&ours), shape(&golden));

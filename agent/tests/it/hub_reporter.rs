@@ -86,7 +86,7 @@ impl Reporter {
 
     /// Sends a start-up with this many routes.
     pub fn startup(&self, routes: usize) -> Startup {
-        let route = |n| PathItem { method: "GET".to_owned(), path: format!("/{n}") };
+        let route = |n| PathItem { method: "GET".to_owned(), path: format!("/{n}"), ..PathItem::default() };
         let app = App { routes: (0..routes).map(route).collect(), ..App::default() };
         let startup = Startup::new(self.instance, app);
         self.hub.send_startup(&startup);

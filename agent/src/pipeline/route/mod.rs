@@ -1,10 +1,24 @@
-//! Path -> route. So far routes are learned: segments that look generated become `{id}` and the like.
+//! Path -> route: what a path is reported under.
 //!
-//! A template becomes a route with its first answer other than 404, so scanning for paths that do not exist
-//! adds nothing. Declared routes (patterns, OpenAPI) will be asked before the learned ones, in
-//! [`Routes::find`].
+//! Declared routes come first ([`declared`]): patterns of the configuration, then paths of an OpenAPI document. Without
+//! any, or where the user wants both, templates are learned from the paths that are answered ([`learned`]).
+//!
+//! A learned template becomes a route with its first answer other than 404, so scanning for paths that do not exist
+//! adds nothing. Declared ones are routes from the start. A route keeps its id as long as the target is watched, also
+//! when it is declared no more: open exchanges and counts refer to it.
 
-use std::collections::HashMap;
+pub mod declared;
+pub mod learned;
+pub mod pattern;
+pub mod segment;
+
+use std::{collections::HashMap, sync::Arc};
+
+use self::{
+    declared::{Declared, MAX_ENDPOINTS, Otherwise, TrailingSlash},
+    learned::{Known, Learned},
+};
+use super::http::head::Method;
 
 /// Longest template, bytes; the hub's bound.
 pub const MAX_TEMPLATE: usize = 2048;
@@ -12,12 +26,33 @@ pub const MAX_TEMPLATE: usize = 2048;
 /// Bytes of templates that wait for their first answer, all together.
 const MAX_CANDIDATES: usize = 4 * 1024 * 1024;
 
-/// Hex digits from which a segment counts as generated.
-const HEX_DIGITS: usize = 16;
+/// Templates that have ever been routes of one target. Declared ones beyond are turned away; it takes an OpenAPI
+/// document that changes again and again, and altogether, to get there.
+const MAX_KNOWN: usize = 2 * MAX_ENDPOINTS;
 
-/// Names a confirmed route of one target.
+/// Names a route of one target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteId(u32);
+
+/// Where a route comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A pattern of the configuration.
+    Declared,
+    OpenApi,
+    /// Paths that were answered.
+    Learned,
+}
+
+impl Source {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Declared => "declared",
+            Self::OpenApi => "openapi",
+            Self::Learned => "learned",
+        }
+    }
+}
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,69 +60,158 @@ pub enum Found {
     Route(RouteId),
     /// A template that is no route yet.
     Candidate(Box<str>),
-    /// The template exceeds [`MAX_TEMPLATE`].
+    /// Routes are declared, and none takes this path.
+    Unmatched,
+    /// The template exceeds [`MAX_TEMPLATE`], or has too many segments.
     TooLong,
-    /// Too many candidates are waiting for their answers.
+    /// Too many candidates are waiting for their answers, or there were too many declared routes.
     NoRoom,
 }
 
-/// The routes of one target. Once the table is full, templates that are not in it are turned away.
+/// The routes of one target. Once the table of learned ones is full, templates that are not in it are turned away.
 #[derive(Debug)]
 pub struct Routes {
-    ids: HashMap<Box<str>, RouteId>,
-    templates: Vec<Box<str>>,
-    max: usize,
+    declared: Arc<Declared>,
+    /// Of its templates; None where there was no room.
+    declared_ids: Vec<Option<RouteId>>,
+    learned: Learned,
+    known: Vec<Entry>,
+    ids: HashMap<Arc<str>, RouteId>,
     /// Bytes of candidates given out and not settled.
     waiting: usize,
-    /// Reused, so that a known path costs no allocation.
-    template: String,
+    /// Reused: a path without its percent-encoding.
+    decoded: String,
+}
+
+#[derive(Debug)]
+struct Entry {
+    template: Arc<str>,
+    /// None for one that is declared no more.
+    source: Option<Source>,
 }
 
 impl Routes {
-    pub fn new(max: usize) -> Self {
-        Self { ids: HashMap::new(), templates: Vec::new(), max, waiting: 0, template: String::new() }
+    /// `max_learned`: how many templates are learned at most.
+    pub fn new(declared: Arc<Declared>, max_learned: usize) -> Self {
+        let mut routes = Self {
+            declared: Arc::default(),
+            declared_ids: Vec::new(),
+            learned: Learned::new(max_learned),
+            known: Vec::new(),
+            ids: HashMap::new(),
+            waiting: 0,
+            decoded: String::new(),
+        };
+        routes.replace(declared);
+        routes
+    }
+
+    /// Finds paths by other declared routes from here on. Routes that stay, or were learned before, keep their ids;
+    /// those that go are listed no more.
+    pub fn replace(&mut self, declared: Arc<Declared>) {
+        for entry in &mut self.known {
+            if entry.source != Some(Source::Learned) {
+                entry.source = None;
+            }
+        }
+        self.declared_ids = declared
+            .templates()
+            .map(|(template, source)| {
+                if let Some(&id) = self.ids.get(template) {
+                    if let Some(entry) = self.known.get_mut(id.0 as usize) {
+                        entry.source = Some(source);
+                    }
+                    return Some(id);
+                }
+                enter(&mut self.known, &mut self.ids, template, source)
+            })
+            .collect();
+        self.declared = declared;
     }
 
     /// Looks a path up. Whoever gets a candidate hands it back to [`Routes::settle`].
-    pub fn find(&mut self, path: &str) -> Found {
-        if !write_template(path, &mut self.template) {
-            return Found::TooLong;
+    pub fn find(&mut self, method: Option<Method>, path: &str) -> Found {
+        let path = match self.declared.matching.trailing_slash {
+            TrailingSlash::Ignore if path.len() > 1 => path.strip_suffix('/').unwrap_or(path),
+            _ => path,
+        };
+        if !self.declared.is_empty() {
+            let decodes = path.contains('%') && segment::decode(path, &mut self.decoded);
+            let text = if decodes { self.decoded.as_str() } else { path };
+            match self.declared.find(method, text).and_then(|number| self.declared_ids.get(number)) {
+                Some(Some(id)) => return Found::Route(*id),
+                Some(None) => return Found::NoRoom,
+                None if self.declared.matching.otherwise == Otherwise::Unmatched => return Found::Unmatched,
+                None => {}
+            }
         }
-        if let Some(&id) = self.ids.get(self.template.as_str()) {
-            return Found::Route(id);
-        }
-        let waiting = self.waiting.saturating_add(self.template.len());
+        let template = match self.learned.find(path) {
+            Known::Route(id) => return Found::Route(id),
+            Known::TooLong => return Found::TooLong,
+            Known::Not(template) => template,
+        };
+        let waiting = self.waiting.saturating_add(template.len());
         if waiting > MAX_CANDIDATES {
             return Found::NoRoom;
         }
         self.waiting = waiting;
-        Found::Candidate(self.template.as_str().into())
+        Found::Candidate(template)
     }
 
     /// Takes a candidate back. With [`Settle::Confirm`] it becomes a route, if the table has room; either
     /// way the answer is the route it is by now.
     pub fn settle(&mut self, candidate: Box<str>, settle: Settle) -> Option<RouteId> {
         self.waiting = self.waiting.saturating_sub(candidate.len());
-        if let Some(&id) = self.ids.get(&candidate) {
+        let template = match self.learned.settled(&candidate) {
+            Ok(id) => return Some(id),
+            Err(template) => template,
+        };
+        if let Ok(id) = self.learned.settled(&template) {
             return Some(id);
         }
-        if settle == Settle::Drop || self.templates.len() >= self.max {
+        if settle == Settle::Drop || !self.learned.has_room() {
             return None;
         }
-        let id = RouteId(u32::try_from(self.templates.len()).ok()?);
-        self.templates.push(candidate.clone());
-        self.ids.insert(candidate, id);
+        let id = match self.ids.get(&*template) {
+            Some(&id) => id,
+            None => enter(&mut self.known, &mut self.ids, &template, Source::Learned)?,
+        };
+        if !self.learned.add(&template, id) {
+            return None;
+        }
+        if let Some(entry) = self.known.get_mut(id.0 as usize) {
+            entry.source.get_or_insert(Source::Learned);
+        }
         Some(id)
     }
 
-    /// All templates, in the order in which they became routes.
-    pub fn templates(&self) -> impl Iterator<Item = &str> {
-        self.templates.iter().map(|template| &**template)
+    /// What is declared now.
+    pub fn declared(&self) -> &Declared {
+        &self.declared
+    }
+
+    /// All templates, in the order in which they became routes, without those that are declared no more.
+    pub fn templates(&self) -> impl Iterator<Item = (&str, Source)> {
+        self.known.iter().filter_map(|entry| Some((&*entry.template, entry.source?)))
     }
 
     pub fn template(&self, id: RouteId) -> &str {
-        self.templates.get(id.0 as usize).map_or("", |template| template)
+        self.known.get(id.0 as usize).map_or("", |entry| &entry.template)
     }
+}
+
+/// Gives a template an id, if there is room.
+fn enter(
+    known: &mut Vec<Entry>,
+    ids: &mut HashMap<Arc<str>, RouteId>,
+    template: &str,
+    source: Source,
+) -> Option<RouteId> {
+    let id = RouteId(u32::try_from(known.len()).ok().filter(|_| known.len() < MAX_KNOWN)?);
+    let template: Arc<str> = template.into();
+    known.push(Entry { template: Arc::clone(&template), source: Some(source) });
+    ids.insert(template, id);
+    Some(id)
 }
 
 /// What becomes of a candidate.
@@ -97,134 +221,5 @@ pub enum Settle {
     Drop,
 }
 
-/// Writes the template of `path`; false when it gets longer than [`MAX_TEMPLATE`].
-fn write_template(path: &str, template: &mut String) -> bool {
-    template.clear();
-    for (index, segment) in path.split('/').enumerate() {
-        if index > 0 {
-            template.push('/');
-        }
-        match placeholder(segment) {
-            Some(name) => template.push_str(name),
-            None => push_literal(segment, template),
-        }
-        if template.len() > MAX_TEMPLATE {
-            return false;
-        }
-    }
-    true
-}
-
-/// As it was sent; what is not printable ASCII is percent-encoded.
-fn push_literal(segment: &str, template: &mut String) {
-    for byte in segment.bytes() {
-        if template.len() > MAX_TEMPLATE {
-            return;
-        }
-        if byte.is_ascii_graphic() {
-            template.push(byte as char);
-        } else {
-            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-            template.push('%');
-            for digit in [byte >> 4, byte & 15] {
-                template.push(DIGITS.get(usize::from(digit)).map_or('0', |&digit| digit as char));
-            }
-        }
-    }
-}
-
-/// What a segment looks like, when it looks generated.
-fn placeholder(segment: &str) -> Option<&'static str> {
-    let bytes = segment.as_bytes();
-    // A generated segment has a digit; most literals are told apart by this alone.
-    if !bytes.iter().any(u8::is_ascii_digit) {
-        return None;
-    }
-    if bytes.iter().all(u8::is_ascii_digit) {
-        Some("{id}")
-    } else if is_uuid(bytes) {
-        Some("{uuid}")
-    } else if bytes.len() >= HEX_DIGITS && bytes.iter().all(u8::is_ascii_hexdigit) {
-        Some("{hex}")
-    } else if is_ulid(bytes) {
-        Some("{ulid}")
-    } else {
-        None
-    }
-}
-
-/// RFC 9562 section 4: 8-4-4-4-12 hex digits.
-fn is_uuid(bytes: &[u8]) -> bool {
-    bytes.len() == 36
-        && bytes.iter().enumerate().all(|(index, byte)| match index {
-            8 | 13 | 18 | 23 => *byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
-}
-
-/// 26 digits of Crockford's base 32, of which the first is at most 7: 128 bits.
-fn is_ulid(bytes: &[u8]) -> bool {
-    bytes.len() == 26
-        && bytes.first().is_some_and(|first| matches!(first, b'0'..=b'7'))
-        && bytes.iter().all(|byte| {
-            byte.is_ascii_alphanumeric() && !matches!(byte.to_ascii_uppercase(), b'I' | b'L' | b'O' | b'U')
-        })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_that_look_generated_are_replaced() {
-        let check = |path, want: &str| {
-            let mut template = String::new();
-            assert!(write_template(path, &mut template));
-            assert_eq!(template, want);
-        };
-        check("/", "/");
-        check("/items/7", "/items/{id}");
-        check("/items/7/", "/items/{id}/");
-        check("/v1/items", "/v1/items");
-        check("/a/0b6c1b5e-6b2f-4e1c-9d2a-1f2e3d4c5b6a/b", "/a/{uuid}/b");
-        check("/a/01ARZ3NDEKTSV4RRFFQ69G5FAV", "/a/{ulid}");
-        check("/a/01arz3ndektsv4rrffq69g5fav", "/a/{ulid}");
-        check("/a/deadbeefdeadbeef1", "/a/{hex}");
-        check("/a/deadbeefdeadbeef", "/a/deadbeefdeadbeef");
-        check("/a/deadbeef1", "/a/deadbeef1");
-        check("/a%20b/é", "/a%20b/%C3%A9");
-        check("/9223372036854775808123", "/{id}");
-        check("//", "//");
-    }
-
-    #[test]
-    fn templates_have_a_longest_length() {
-        let mut routes = Routes::new(10);
-        let path = |length: usize| format!("/{}", "a".repeat(length - 1));
-        assert!(matches!(routes.find(&path(MAX_TEMPLATE)), Found::Candidate(_)));
-        assert_eq!(routes.find(&path(MAX_TEMPLATE + 1)), Found::TooLong);
-        assert!(matches!(routes.find(&format!("/{}", "1".repeat(5000))), Found::Candidate(_)));
-    }
-
-    #[test]
-    fn a_template_is_a_route_once_confirmed_and_while_there_is_room() {
-        let mut routes = Routes::new(1);
-        let Found::Candidate(first) = routes.find("/a/1") else { panic!("known already") };
-        let Found::Candidate(second) = routes.find("/a/2") else { panic!("known already") };
-        assert_eq!(routes.settle(first, Settle::Drop), None);
-        let id = routes.settle(second, Settle::Confirm).unwrap();
-        assert_eq!(routes.find("/a/3"), Found::Route(id));
-        assert_eq!(routes.template(id), "/a/{id}");
-        let Found::Candidate(other) = routes.find("/b") else { panic!("known already") };
-        assert_eq!(routes.settle(other, Settle::Confirm), None);
-        assert_eq!(routes.waiting, 0);
-    }
-
-    #[test]
-    fn waiting_candidates_are_bounded() {
-        let mut routes = Routes::new(10);
-        let long = format!("/{}", "a".repeat(2000));
-        let given = (0..10_000).filter(|_| matches!(routes.find(&long), Found::Candidate(_))).count();
-        assert_eq!(given, MAX_CANDIDATES / 2001);
-    }
-}
+mod tests;

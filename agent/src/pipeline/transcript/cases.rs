@@ -9,6 +9,7 @@ use crate::pipeline::{
     Limits, Policy, ResponseTime,
     consumer::{ConsumerRules, HeaderRule, Identity, key_from_client_id},
     ledger::{Bytes, Cause},
+    route::declared::{Declared, Endpoint, Matching},
 };
 
 fn played(script: &str) -> Player {
@@ -747,6 +748,69 @@ fn a_new_policy_holds_for_what_comes_after_it() {
     assert_eq!(player.pipeline.connections(TARGET), 1);
 }
 
+/// What a policy has to say to declare these.
+fn declaring(routes: &[&str]) -> Policy {
+    let endpoints = routes.iter().map(|route| Endpoint::parse(route).unwrap()).collect();
+    Policy { routes: Declared::new(endpoints, Matching::default()).unwrap().into(), ..Policy::default() }
+}
+
+#[test]
+fn where_routes_are_declared_others_are_unmatched() {
+    check_with(
+        || Player::new(declaring(&["GET /items/{id}", "GET /items/me"])),
+        r"> GET /items/me HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n
+          > GET /items/x HTTP/1.1\r\n\r\n
+          < HTTP/1.1 404 N\r\ncontent-length: 0\r\n\r\n
+          > DELETE /items/x HTTP/1.1\r\n\r\n
+          < HTTP/1.1 405 N\r\ncontent-length: 0\r\n\r\n
+          > GET /items/x/y HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "GET /items/me 200 0ms ?>0B
+         GET /items/{id} 404 0ms ?>0B
+         DELETE /items/{id} 405 0ms ?>0B
+         unmatched 1",
+    );
+}
+
+#[test]
+fn what_may_be_called_is_declared_or_was() {
+    let exchange = |method: &str, status: u16| {
+        format!(
+            "> {method} /items/7 HTTP/1.1\\r\\n\\r\\n\n< HTTP/1.1 {status} S\\r\\ncontent-length: 0\\r\\n\\r\\n\n"
+        )
+    };
+    let mut player = Player::new(declaring(&["GET /items/{id}", "GET /other"]));
+    let operations = |player: &Player| -> Vec<String> {
+        let operations = player.pipeline.operations(TARGET).into_iter();
+        operations.map(|it| format!("{} {}", it.method.as_str(), it.template)).collect()
+    };
+    assert_eq!(operations(&player), ["GET /items/{id}", "GET /other"]);
+    let script = [exchange("GET", 200), exchange("HEAD", 200), exchange("PUT", 405), exchange("BREW", 501)];
+    player.play(&read(&script.concat()), Split::Whole);
+    assert_eq!((operations(&player).len(), player.pipeline.route_generation(TARGET)), (2, 0));
+    player.play(&read(&exchange("DELETE", 403)), Split::Whole);
+    assert_eq!(operations(&player), ["GET /items/{id}", "GET /other", "DELETE /items/{id}"]);
+    assert_eq!(player.pipeline.route_generation(TARGET), 1);
+}
+
+#[test]
+fn routes_change_under_an_open_exchange() {
+    let mut player = Player::new(declaring(&["/items/{id}", "/old/{id}"]));
+    let request = |path: &str| format!("> GET {path} HTTP/1.1\\r\\n\\r\\n\n");
+    let response = "< HTTP/1.1 200 OK\\r\\ncontent-length: 0\\r\\n\\r\\n\n";
+    player.play(&read(&[&request("/items/1"), response, &request("/old/1")].concat()), Split::Whole);
+    player.pipeline.set_policy(TARGET, declaring(&["/new/{id}", "/items/{item_id}"]));
+    player.play(&read(&[response, &request("/items/1"), response].concat()), Split::Whole);
+    player.play(&read(&[&request("/old/1"), response, &request("/new/1"), response].concat()), Split::Whole);
+    let rows = player.pipeline.take_counts(TARGET).rows;
+    let rows: Vec<_> = rows.iter().map(|row| (row.path.as_str(), row.request_count)).collect();
+    assert_eq!(rows, [("/items/{id}", 1), ("/items/{item_id}", 1), ("/new/{id}", 1), ("/old/{id}", 1)]);
+    assert_eq!(player.pipeline.ledger(TARGET).reported, 4);
+    let templates: Vec<_> = player.pipeline.templates(TARGET).map(|(template, _)| template).collect();
+    assert_eq!(templates, ["/new/{id}", "/items/{item_id}"]);
+}
+
 #[test]
 fn counts_restart_and_routes_stay() {
     let mut player = played(
@@ -764,7 +828,9 @@ fn counts_restart_and_routes_stay() {
     assert_eq!((row.response_size_sum, row.request_sizes.len()), (6, 0));
     assert_eq!(counts.rows.len(), 2);
     assert!(player.pipeline.take_counts(TARGET).rows.is_empty());
-    assert_eq!(player.pipeline.routes(TARGET), [("GET".to_owned(), "/a/{id}".to_owned())]);
+    let operations = player.pipeline.operations(TARGET);
+    let operations: Vec<_> = operations.iter().map(|it| (it.method.as_str(), it.template.as_str())).collect();
+    assert_eq!(operations, [("GET", "/a/{id}")]);
     assert_eq!(player.pipeline.route_generation(TARGET), 1);
 }
 
