@@ -60,6 +60,22 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
 }
 
+impl AgentConfig {
+    /// Names of what differs.
+    pub fn changes(&self, other: &Self) -> Vec<&'static str> {
+        let Self { record, state_dir, runtime_dir, ring_bytes, log_level, log_format } = self;
+        let all = [
+            ("record", *record != other.record),
+            ("state_dir", *state_dir != other.state_dir),
+            ("runtime_dir", *runtime_dir != other.runtime_dir),
+            ("ring_bytes", *ring_bytes != other.ring_bytes),
+            ("log_level", *log_level != other.log_level),
+            ("log_format", *log_format != other.log_format),
+        ];
+        all.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+}
+
 /// One thing to watch, how it is counted, and to whom it is reported.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
@@ -88,6 +104,11 @@ pub enum TargetSpec {
 }
 
 impl TargetSpec {
+    /// Whether it can be there again, as another process.
+    pub fn may_return(&self) -> bool {
+        matches!(self, Self::Port(_))
+    }
+
     /// The local ports that count; empty when all do.
     pub fn ports(&self) -> Vec<u16> {
         match self {

@@ -1,6 +1,7 @@
 //! The wiring: one loop over records, ticks and signals, and an orderly end.
 
 mod account;
+mod reload;
 mod report;
 mod signals;
 mod sink;
@@ -25,12 +26,13 @@ use zerocopy::IntoBytes as _;
 use self::{
     account::{LedgerLine, TapAlarm, log_ledger, log_tap},
     report::Report,
-    signals::Signals,
+    signals::{Asked, Signals},
     sink::{Hubs, Sink},
     tape::Tape,
 };
 use crate::{
-    config::{Config, TargetConfig},
+    cli::RunArgs,
+    config::{AgentConfig, Config, TargetConfig},
     exit::{Exit, Failure},
     pipeline::{Ktime, Limits, Pipeline},
     probe::{
@@ -66,7 +68,8 @@ const WARN_EVERY: u32 = 10;
 ///
 /// # Errors
 /// When it cannot begin. Once it runs, nothing that a target or the hub does ends it.
-pub async fn run(config: Config) -> Result<Exit, Failure> {
+pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
+    let Config { targets, agent: config } = config;
     let mut signals = Signals::listen()?;
     let host = Host::inspect();
     let obstacles = host.obstacles();
@@ -75,44 +78,37 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     };
     let find = |(id, target): (_, TargetConfig)| Ok((Target::find(id, target.spec.clone())?, target));
     let targets: Vec<(Target, TargetConfig)> =
-        (1..).zip(config.targets).map(find).collect::<Result<_, Failure>>()?;
+        (1..).zip(targets).map(find).collect::<Result<_, Failure>>()?;
 
-    let options = LoadOptions {
-        ring_bytes: config.agent.ring_bytes,
-        verbose: tracing::enabled!(tracing::Level::TRACE),
-    };
-    let (mut probe, records) = Probe::load(kernel, options)?;
-    let mut pipeline = Pipeline::new(Limits::default());
-    let (mut reports, mut hubs) = (Vec::new(), Hubs::default());
-    let mut tape = Tape::create(config.agent.record.as_deref())?;
+    let options =
+        LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
+    let (probe, records) = Probe::load(kernel, options)?;
+    let tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
-    let questions = Questions::listen(&config.agent.runtime_dir).await;
-    for (mut target, TargetConfig { policy, app, delivery, sync_interval, .. }) in targets {
-        let sink = Sink::open(&delivery, &target, sync_interval, &config.agent.state_dir, &mut hubs)?;
-        pipeline.add_target(target.id, policy);
-        tape.target(&target);
-        target.attach(&mut probe)?;
-        reports.push(Report::new(target, sink, app, sync_interval));
-    }
-    let mut questions = questions.unwrap_or_else(|error| {
-        warn!(%error, "no status socket: `apitally-agent status` will not show this agent; see --runtime-dir");
-        Questions::none()
-    });
-    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        debug!(%error, "cannot tell systemd that we are ready");
-    }
+    let questions = Questions::listen(&config.runtime_dir).await;
     let mut daemon = Daemon {
+        args,
+        config,
         probe,
         records,
-        pipeline,
+        pipeline: Pipeline::new(Limits::default()),
         tape,
-        reports,
-        hubs,
+        reports: Vec::new(),
+        hubs: Hubs::default(),
+        last_id: 0,
         started: Instant::now(),
         kernel: host.release,
         ticks: 0,
         alarm: TapAlarm::default(),
     };
+    for (target, config) in targets {
+        daemon.add(target, config)?;
+    }
+    let mut questions = questions.unwrap_or_else(|error| {
+        warn!(%error, "no status socket: `apitally-agent status` will not show this agent; see --runtime-dir");
+        Questions::none()
+    });
+    tell_systemd(&[NotifyState::Ready]);
     daemon.watch(&mut signals, &mut questions).await?;
     drop(questions);
     daemon.stop().await;
@@ -120,12 +116,17 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
 }
 
 struct Daemon {
+    /// What the configuration is read by.
+    args: RunArgs,
+    config: AgentConfig,
     probe: Probe,
     records: Records,
     pipeline: Pipeline,
     tape: Tape,
     reports: Vec<Report>,
     hubs: Hubs,
+    /// Of the target that was added last.
+    last_id: TargetId,
     started: Instant,
     /// Release of the kernel.
     kernel: String,
@@ -134,19 +135,31 @@ struct Daemon {
 }
 
 impl Daemon {
+    /// Watches a target from now on.
+    fn add(&mut self, mut target: Target, config: TargetConfig) -> Result<(), Failure> {
+        let sink = Sink::open(&config, &target, &self.config.state_dir, &mut self.hubs)?;
+        self.last_id = target.id;
+        self.pipeline.add_target(target.id, config.policy.clone());
+        self.tape.target(&target);
+        if target.is_there() {
+            target.attach(&mut self.probe)?;
+        }
+        let untold = self.probe.untold(target.id);
+        self.reports.push(Report::new(target, sink, config, untold));
+        Ok(())
+    }
+
     /// The loop. Returns when it is time to go.
     async fn watch(&mut self, signals: &mut Signals, questions: &mut Questions) -> Result<(), Failure> {
         let readable =
             self.records.readiness().map_err(|error| Failure::Io { doing: "wait for records", error })?;
         let timer = |error| Failure::Io { doing: "set a timer", error };
         let pulse = Pulse::every(POLL).map_err(timer)?;
-        // Reports that come that often would be late.
-        let often = |report: &Report| report.sync_interval.is_some_and(|interval| interval < 2 * IDLE_POLL);
-        let idle_poll = if self.reports.iter().any(often) { POLL } else { IDLE_POLL };
         let (mut ticked, mut active, mut idle) = (Instant::now(), Instant::now(), false);
         let mut more = false;
         loop {
             let mut question: Option<Question> = None;
+            let mut reload = false;
             tokio::select! {
                 // Whatever the reason to look, records are handled below.
                 ready = readable.readable() => {
@@ -158,22 +171,28 @@ impl Daemon {
                 // The delivery and the signals get their turn before the next batch.
                 () = tokio::task::yield_now(), if more => {}
                 Some(asked) = questions.next() => question = Some(asked),
-                name = signals.next() => {
-                    info!(signal = name, "stopping");
-                    return Ok(());
-                }
+                asked = signals.next() => match asked {
+                    Asked::Stop(name) => {
+                        info!(signal = name, "stopping");
+                        return Ok(());
+                    }
+                    Asked::Reload => reload = true,
+                },
             }
             let handled = self.handle_records();
             if handled.exited && self.see_who_is_left() == Outlook::NothingLeft {
                 return Ok(());
             }
             let now = Instant::now();
-            if handled.count > 0 {
+            if reload {
+                self.reload();
+            }
+            if handled.count > 0 || reload {
                 active = now;
             }
             if idle != (now - active >= IDLE_AFTER) {
                 idle = !idle;
-                let interval = if idle { idle_poll } else { POLL };
+                let interval = if idle { self.idle_poll() } else { POLL };
                 pulse.set(interval).map_err(timer)?;
             }
             if now - ticked >= TICK {
@@ -189,6 +208,13 @@ impl Daemon {
                 let _ = question.send(self.snapshot());
             }
         }
+    }
+
+    fn idle_poll(&self) -> Duration {
+        // Reports that come that often would be late.
+        let often =
+            |report: &Report| report.config.sync_interval.is_some_and(|interval| interval < 2 * IDLE_POLL);
+        if self.reports.iter().any(often) { POLL } else { IDLE_POLL }
     }
 
     /// Handles what waits in the ring buffer, up to a batch.
@@ -311,6 +337,7 @@ impl Daemon {
             return Outlook::KeepWatching;
         }
         watch::drop_dead(&mut self.probe);
+        self.hubs.end_unused();
         self.end_strays();
         self.see_who_is_left()
     }
@@ -360,18 +387,24 @@ impl Daemon {
         for index in 0..self.reports.len() {
             self.account_for_rest(self.reports[index].target.id);
         }
-        for report in &mut self.reports {
-            self.pipeline.finish_target(report.target.id);
-            report.send(&mut self.pipeline);
-            let ledger = self.pipeline.ledger(report.target.id);
-            report.sink.ledger(report.target.pid, &ledger);
-            log_ledger(report.target.pid, &ledger, LedgerLine::Last);
+        for mut report in std::mem::take(&mut self.reports) {
+            self.conclude(&mut report);
         }
         self.alarm.look_at(&self.probe);
         log_tap(&self.probe);
         self.tape.finish();
-        self.reports.clear();
         self.hubs.close().await;
+    }
+
+    /// Sends the last message of a target, and says what was seen of it.
+    fn conclude(&mut self, report: &mut Report) {
+        let target = &report.target;
+        let (id, pid) = (target.id, target.pid);
+        self.pipeline.finish_target(id);
+        report.send(&mut self.pipeline);
+        let ledger = self.pipeline.ledger(id);
+        report.sink.ledger(pid, &ledger);
+        log_ledger(pid, &ledger, LedgerLine::Last);
     }
 }
 
@@ -400,4 +433,10 @@ enum Outlook {
 
 fn log_undecodable(error: DecodeError) {
     error!(%error, "the kernel side sent a record we cannot read; please report this");
+}
+
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        debug!(%error, "cannot tell systemd how we are");
+    }
 }

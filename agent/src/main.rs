@@ -7,7 +7,7 @@ use std::{
 
 use agent::{
     check,
-    cli::{Cli, Command, LogFormat, LogLevel},
+    cli::{Cli, Command, LogFormat, LogLevel, RunArgs},
     config::{self, Config, ReplayConfig},
     daemon,
     exit::{Exit, Failure},
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
                 Err(_) => (LogLevel::Info, cli.run.log_format.unwrap_or(LogFormat::Text)), // to say why
             };
             telemetry::start(level, format);
-            end(config.map_err(Failure::from).and_then(run))
+            end(config.map_err(Failure::from).and_then(|config| run(config, cli.run)))
         }
         Some(Command::Check(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
@@ -76,12 +76,12 @@ fn print(text: &[u8], doing: &'static str) -> Result<Exit, Failure> {
     printed.map(|()| Exit::Ok).map_err(|error| Failure::Io { doing, error })
 }
 
-fn run(config: Config) -> Result<Exit, Failure> {
+fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Io { doing: "start the runtime", error })?;
-    let outcome = runtime.block_on(daemon::run(config));
+    let outcome = runtime.block_on(daemon::run(config, args));
     // Dropped, it would wait for a look-up of the hub's name that may take longer than we may take to exit.
     runtime.shutdown_background();
     outcome

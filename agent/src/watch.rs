@@ -38,6 +38,16 @@ impl Target {
         Ok(Self { id, spec, pid, roots, alive: false })
     }
 
+    /// One of which there is no process yet.
+    pub fn awaited(id: TargetId, spec: TargetSpec) -> Self {
+        Self { id, spec, pid: 0, roots: Vec::new(), alive: false }
+    }
+
+    /// Whether it has processes to be attached.
+    pub fn is_there(&self) -> bool {
+        !self.roots.is_empty()
+    }
+
     pub fn root_pids(&self) -> Vec<u32> {
         self.roots.iter().map(|root| root.pid).collect()
     }
@@ -57,7 +67,7 @@ impl Target {
 
     /// Whether a target that is gone may come back.
     pub fn may_return(&self) -> bool {
-        matches!(self.spec, TargetSpec::Port(_))
+        self.spec.may_return()
     }
 
     /// Hands its processes, and those they have forked so far, to the kernel side.

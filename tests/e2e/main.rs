@@ -12,6 +12,7 @@ mod overload;
 mod pipelining;
 mod ports;
 mod recording;
+mod reload;
 mod servers;
 mod soak;
 mod sockets;

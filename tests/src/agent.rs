@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::eventually::eventually;
 use crate::fake_hub::FakeHub;
-use crate::process::{cpu_time, resident_bytes, signal, wait_for};
+use crate::process::{cpu_time, resident_bytes, signal, signal_to, wait_for};
 use crate::scratch::Scratch;
 use crate::totals::Totals;
 
@@ -25,6 +25,9 @@ pub const CLIENT_ID: &str = "8b5a1c6e-3d7f-4e0a-9c42-5f1d2e3a4b6c";
 const START: Duration = Duration::from_secs(20);
 /// What the agent promises between SIGTERM and its end.
 const STOP: Duration = Duration::from_secs(5);
+/// What it says when it has read its configuration again.
+const RELOADED: [&str; 2] =
+    ["configuration read again", "the configuration cannot be used, going on with the one before"];
 /// Lines of the log that a failing test prints; the last ones have the ledger.
 const SHOWN: usize = 200;
 
@@ -44,6 +47,8 @@ pub struct Agent {
 pub struct AgentBuilder {
     targets: Vec<String>,
     through: Vec<String>,
+    /// A file says to whom it reports.
+    is_configured: bool,
     hub: Option<String>,
     sync_interval: Option<String>,
     args: Vec<String>,
@@ -80,6 +85,12 @@ impl Agent {
     /// Watches whoever listens on a port.
     pub fn watching_port(port: u16) -> AgentBuilder {
         AgentBuilder::new(["--port".to_owned(), port.to_string()])
+    }
+
+    /// Watches what a configuration file says, and reports to whom it says.
+    pub fn configured_by(file: &Path) -> AgentBuilder {
+        let words = ["--config".to_owned(), file.to_str().expect("paths of tests are UTF-8").to_owned()];
+        AgentBuilder { is_configured: true, sync_interval: None, ..AgentBuilder::new(words) }
     }
 
     pub fn pid(&self) -> u32 {
@@ -128,6 +139,22 @@ impl Agent {
     pub fn latest_ledger(&self) -> Option<Ledger> {
         let log = self.log();
         log.iter().rev().find(|line| line.message() == Some("ledger")).map(LogLine::numbers)
+    }
+
+    /// Asks the agent to read its configuration again, and waits until it has; what it then logged.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub fn reload(&self) -> LogLine {
+        let answers = |log: Vec<LogLine>| {
+            let is_answer = |line: &LogLine| line.message().is_some_and(|text| RELOADED.contains(&text));
+            log.into_iter().filter(is_answer).collect::<Vec<_>>()
+        };
+        let before = answers(self.log()).len();
+        signal_to(self.pid(), Signal::HUP);
+        eventually("the agent reads its configuration again", START, || {
+            answers(self.log()).into_iter().nth(before)
+        })
     }
 
     /// Asks the agent to end, and waits until it has.
@@ -190,6 +217,7 @@ impl AgentBuilder {
         Self {
             targets: targets.into(),
             through: Vec::new(),
+            is_configured: false,
             hub: None,
             sync_interval: Some("500ms".to_owned()),
             args: Vec::new(),
@@ -254,6 +282,7 @@ impl AgentBuilder {
         command.arg("--runtime-dir").arg(runtime_dir(&self.state_dir));
         match &self.hub {
             Some(url) => command.args(["--client-id", CLIENT_ID, "--hub-url", url]),
+            None if self.is_configured => &mut command,
             None => command.arg("--dry-run"),
         };
         if let Some(interval) = &self.sync_interval {

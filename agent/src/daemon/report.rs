@@ -1,12 +1,12 @@
 //! What one target's messages are made of, and when they are due.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::debug;
 
 use super::{account::Alarm, sink::Sink};
 use crate::{
-    config::AppConfig,
+    config::TargetConfig,
     hub::{App, PathItem, SyncTimer},
     pipeline::Pipeline,
     watch::Target,
@@ -16,9 +16,8 @@ use crate::{
 pub struct Report {
     pub target: Target,
     pub sink: Sink,
-    app: AppConfig,
+    pub config: TargetConfig,
     pub timer: SyncTimer,
-    pub sync_interval: Option<Duration>,
     /// The routes the hub has been told of; None before the first start-up message.
     announced: Option<u64>,
     pub alarm: Alarm,
@@ -31,25 +30,39 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(target: Target, sink: Sink, app: AppConfig, sync_interval: Option<Duration>) -> Self {
+    pub fn new(target: Target, sink: Sink, config: TargetConfig, untold: u64) -> Self {
         Self {
             target,
             sink,
-            app,
-            timer: SyncTimer::start(Instant::now(), sync_interval),
-            sync_interval,
+            timer: SyncTimer::start(Instant::now(), config.sync_interval),
+            config,
             announced: None,
             alarm: Alarm::default(),
             last_sync: None,
             last_words_due: false,
-            untold: 0,
+            untold,
         }
     }
 
     /// The target is there again: its watch is young again.
     pub fn restart(&mut self) {
-        self.timer = SyncTimer::start(Instant::now(), self.sync_interval);
+        self.timer = SyncTimer::start(Instant::now(), self.config.sync_interval);
         self.announced = None;
+    }
+
+    /// Reports as `config` says from now on, to `sink` where that is another one.
+    pub fn change(&mut self, config: TargetConfig, sink: Option<Sink>) {
+        let is_another = sink.is_some();
+        if let Some(sink) = sink {
+            self.sink = sink;
+        }
+        if is_another || config.app != self.config.app {
+            self.announced = None;
+        }
+        if config.sync_interval != self.config.sync_interval {
+            self.timer = SyncTimer::start(Instant::now(), config.sync_interval);
+        }
+        self.config = config;
     }
 
     /// Sends the start-up message when there are new routes, and a sync.
@@ -58,8 +71,8 @@ impl Report {
         if self.announced != Some(generation) {
             let routes = pipeline.operations(self.target.id).into_iter();
             let app = App {
-                version: self.app.version.clone(),
-                client: self.app.client.clone(),
+                version: self.config.app.version.clone(),
+                client: self.config.app.client.clone(),
                 routes: routes.map(PathItem::from).collect(),
                 ..App::default()
             };

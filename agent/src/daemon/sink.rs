@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::LAST_WORDS;
 use crate::{
-    config::{Delivery, HubTarget},
+    config::{Delivery, HubTarget, TargetConfig},
     dry_run,
     exit::Failure,
     hub::{App, Hub, HubConfig, HubState, Instance, Pace, StartError, Startup, Sync},
@@ -28,16 +28,15 @@ pub enum Sink {
 
 impl Sink {
     pub fn open(
-        delivery: &Delivery,
+        config: &TargetConfig,
         target: &Target,
-        sync_interval: Option<Duration>,
         state_dir: &Path,
         hubs: &mut Hubs,
     ) -> Result<Self, Failure> {
-        Ok(match delivery {
+        Ok(match &config.delivery {
             Delivery::Stdout => Self::Stdout,
             Delivery::Hub(app) => Self::Hub {
-                hub: hubs.start(app, sync_interval)?,
+                hub: hubs.start(app, config.sync_interval)?,
                 instance: Instance::claim(state_dir, &app.client_id, &app.env, &target.stable_name()),
             },
         })
@@ -88,6 +87,16 @@ impl Hubs {
     /// Where each one delivers, and how that stands.
     pub fn states(&self) -> impl Iterator<Item = (&HubTarget, HubState)> {
         self.running.iter().map(|(app, hub)| (app, hub.state()))
+    }
+
+    /// Ends those that no target reports to any more, once they have sent what they had.
+    pub fn end_unused(&mut self) {
+        let is_unused = |(_, hub): &mut (_, Rc<Hub>)| Rc::strong_count(hub) == 1 && hub.state().queued == 0;
+        for (_, hub) in self.running.extract_if(.., is_unused) {
+            if let Some(hub) = Rc::into_inner(hub) {
+                tokio::spawn(hub.finish(LAST_WORDS));
+            }
+        }
     }
 
     /// Sends what waits, to all at once, and ends. To be called when the last sink is gone.

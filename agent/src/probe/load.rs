@@ -196,6 +196,17 @@ impl Probe {
         Some(state)
     }
 
+    /// Has the kernel side forget a target whose processes are not watched any more, and all its connections: should
+    /// one of its processes be watched again, they are as if met in the middle.
+    pub fn forget_target(&mut self, target: TargetId) {
+        let connections = self.conns.iter().filter_map(Result::ok);
+        let own: Vec<ConnId> =
+            connections.filter(|(_, state)| state.target == target).map(|(conn, _)| conn).collect();
+        for conn in own {
+            self.forget(conn);
+        }
+    }
+
     /// Names of the programs that are attached.
     pub fn programs(&self) -> [&'static str; 4] {
         self.programs

@@ -1,0 +1,115 @@
+//! The configuration is read again: targets come, go and change, and nothing that is not to change notices.
+
+use agent_common::{conn::TargetId, limits};
+use sd_notify::NotifyState;
+use tracing::{debug, error, info, warn};
+
+use super::{BATCH, Daemon, sink::Sink, tell_systemd};
+use crate::{
+    config::{Config, TargetConfig},
+    exit::Failure,
+    watch::Target,
+};
+
+impl Daemon {
+    /// Reads the configuration again and does as it says from now on. One that cannot be used changes nothing.
+    pub fn reload(&mut self) {
+        let reloading: Vec<NotifyState<'_>> =
+            [Ok(NotifyState::Reloading), NotifyState::monotonic_usec_now()].into_iter().flatten().collect();
+        tell_systemd(&reloading);
+        match Config::load(&self.args) {
+            Ok(config) => self.follow(config),
+            Err(error) => error!(%error, "the configuration cannot be used, going on with the one before"),
+        }
+        tell_systemd(&[NotifyState::Ready]);
+    }
+
+    fn follow(&mut self, config: Config) {
+        // What happened before we were asked is counted as it was to be then.
+        while self.handle_records().count == BATCH {}
+        let keys = self.config.changes(&config.agent);
+        if !keys.is_empty() {
+            warn!(keys = keys.join(", "), "these are as they were until the agent is started anew");
+        }
+        for index in (0..self.reports.len()).rev() {
+            let spec = &self.reports[index].config.spec;
+            if !config.targets.iter().any(|target| target.spec == *spec) {
+                self.remove(index);
+            }
+        }
+        for target in config.targets {
+            let known = self.reports.iter().position(|report| report.config.spec == target.spec);
+            let spec = target.spec.clone();
+            let followed = match known {
+                Some(index) => self.change(index, target),
+                None => self.add_anew(target),
+            };
+            if let Err(error) = followed {
+                error!(target = %spec, %error, "the configuration cannot be followed for this target");
+            }
+        }
+        info!(targets = self.reports.len(), "configuration read again");
+    }
+
+    /// Has a target counted and reported in another way. What was counted until now goes to where it would have gone.
+    fn change(&mut self, index: usize, config: TargetConfig) -> Result<(), Failure> {
+        let report = &mut self.reports[index];
+        let sink = if report.config.delivery == config.delivery {
+            None
+        } else {
+            report.send(&mut self.pipeline);
+            Some(Sink::open(&config, &report.target, &self.config.state_dir, &mut self.hubs)?)
+        };
+        self.pipeline.set_policy(report.target.id, config.policy.clone());
+        report.change(config, sink);
+        Ok(())
+    }
+
+    /// Watches a target that was not watched before. One that is to be known by its port may come later.
+    fn add_anew(&mut self, config: TargetConfig) -> Result<(), Failure> {
+        let (id, spec) = (self.free_id(), config.spec.clone());
+        let target = match Target::find(id, spec.clone()) {
+            Ok(target) => target,
+            Err(error) if spec.may_return() => {
+                warn!(target = %spec, %error, "not there yet, it will be watched when it is");
+                Target::awaited(id, spec)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let added = self.add(target, config);
+        if added.is_err() {
+            self.forget_target(id);
+        }
+        added
+    }
+
+    /// Watches a target no longer: it has its last words, and is forgotten.
+    fn remove(&mut self, index: usize) {
+        let id = self.reports[index].target.id;
+        for (pid, _) in self.probe.watched().into_iter().filter(|(_, target)| *target == id) {
+            self.probe.unwatch(pid);
+        }
+        while self.handle_records().count == BATCH {}
+        self.account_for_untold();
+        self.account_for_rest(id);
+        let mut report = self.reports.remove(index);
+        self.conclude(&mut report);
+        self.settle();
+        self.forget_target(id);
+        info!(pid = report.target.pid, target = %report.config.spec, "watched no longer");
+    }
+
+    fn forget_target(&mut self, id: TargetId) {
+        self.pipeline.remove_target(id);
+        self.probe.forget_target(id);
+        debug!(id, "target is forgotten");
+    }
+
+    /// A number that no target has, and that none had a moment ago: there may be records under way of one that is
+    /// gone.
+    fn free_id(&self) -> TargetId {
+        let is_taken = |id: &TargetId| self.reports.iter().any(|report| report.target.id == *id);
+        let numbers = (self.last_id + 1..limits::TARGETS).chain(1..limits::TARGETS);
+        numbers.into_iter().find(|id| !is_taken(id)).expect("there are fewer targets than numbers")
+    }
+}
