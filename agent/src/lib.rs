@@ -20,6 +20,7 @@ pub mod hub;
 pub mod machine;
 pub mod slots;
 pub mod spool;
+pub mod otlp;
 
 pub mod dry_run;
 pub mod recording;

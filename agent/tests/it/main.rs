@@ -4,6 +4,8 @@ mod hub_client;
 mod hub_environment;
 mod hub_messages;
 mod hub_reporter;
+mod otlp_client;
+mod otlp_messages;
 mod recordings;
 mod request_log;
 mod status;
