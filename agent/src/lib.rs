@@ -18,9 +18,9 @@ pub mod request_log;
 
 pub mod hub;
 pub mod machine;
+pub mod otlp;
 pub mod slots;
 pub mod spool;
-pub mod otlp;
 
 pub mod dry_run;
 pub mod recording;

@@ -286,7 +286,7 @@ fn events_are_those_of_the_official_client() {
     ];
     let route = |text: &str| {
         let (method, path) = text.split_once(' ').unwrap();
-        PathItem { method: method.to_lowercase(), path: path.to_owned() }
+        PathItem { method: method.to_lowercase(), path: path.to_owned(), ..PathItem::default() }
     };
     let app = App {
         client: Some("python:starlette".to_owned()),
@@ -295,6 +295,7 @@ fn events_are_those_of_the_official_client() {
             .map(|(name, version)| (name.to_owned(), version.to_owned()))
             .into(),
         routes: paths.map(route).into(),
+        ..App::default()
     };
     let capture = Capture { capture_response_headers: true, sample_rate: 1.0, ..Capture::default() };
     let now = at(1_795_328_346_082_274_752);
@@ -434,7 +435,11 @@ fn a_startup_gives_up_its_document_and_then_routes_to_fit() {
     let check = |routes: usize, document: usize, want: (bool, bool)| {
         let app = App {
             routes: (0..routes)
-                .map(|n| PathItem { method: "GET".to_owned(), path: format!("/{n:0>1900}") })
+                .map(|n| PathItem {
+                    method: "GET".to_owned(),
+                    path: format!("/{n:0>1900}"),
+                    ..PathItem::default()
+                })
                 .collect(),
             ..App::default()
         };
