@@ -25,7 +25,7 @@ use self::{
 use crate::{
     cli::{CheckArgs, LogFormat, LogLevel, ReplayArgs, RunArgs, RuntimeArgs, TargetArgs},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
-    pipeline::Policy,
+    pipeline::{Policy, consumer::RuleError},
 };
 
 /// Where systemd says that a service keeps its state; several directories are separated by colons.
@@ -186,8 +186,8 @@ pub enum ValueError {
     Env(#[from] EnvError),
     #[error(transparent)]
     HubUrl(#[from] BaseUrlError),
-    #[error("{name} {saw:?} is not a header name; write it like X-API-Key")]
-    HeaderName { name: String, saw: String },
+    #[error("{name}: {error}")]
+    Consumer { name: String, error: RuleError },
     #[error("{name} is {saw:?}; it must be at least {SHORTEST_SYNC_INTERVAL:?}")]
     SyncInterval { name: String, saw: Duration },
     #[error("{name} is {saw}; it must be a power of two of at least {SMALLEST_RING}, such as 8388608")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent::pipeline::{
     Ktime, Limits, Pipeline, Policy,
-    consumer::{ConsumerRules, HeaderRule, Identity},
+    consumer::{ConsumerRule, ConsumerRules, Key, Source},
 };
 use agent_common::{
     conn::{Direction, TargetId},
@@ -89,8 +89,9 @@ struct Tap {
 
 impl Tap {
     fn new() -> Self {
-        let who = HeaderRule::new("who", Identity::Plain);
-        let policy = Policy { consumers: ConsumerRules { headers: vec![who] }.into(), ..Policy::default() };
+        let who = ConsumerRule::new(Source::header("who").expect("it is a name"));
+        let rules = ConsumerRules::new(Key::from_client_id(""), vec![who]).expect("one rule is not too many");
+        let policy = Policy { consumers: rules.into(), ..Policy::default() };
         let mut pipeline = Pipeline::new(LIMITS);
         pipeline.add_target(TARGETS[0], policy.clone());
         pipeline.add_target(TARGETS[1], Policy { ports: vec![80], ..policy.clone() });

@@ -1,4 +1,4 @@
-//! What names a row: routes out of paths, consumers out of header values.
+//! What names a row: routes out of paths, consumers out of whatever says who called.
 //!
 //! The paths of the first lines are declared, as far as they are patterns; the others, and the same ones again, are
 //! looked up where these are all there is, and where templates are learned.
@@ -6,13 +6,17 @@
 use std::sync::Arc;
 
 use agent::pipeline::{
-    consumer::{ConsumerRules, Consumers, HeaderRule, Identified, Identity},
+    consumer::{
+        CertificatePart, ConsumerRule, ConsumerRules, Consumers, Evidence, Forwarding, Hashing, Identified,
+        Key, Source,
+    },
     http::head::Method,
     route::{
         Found, MAX_TEMPLATE, RouteId, Routes, Settle,
         declared::{Declared, Endpoint, Matching, TrailingSlash},
     },
 };
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use httparse::Header;
 
 const MAX_ROUTES: usize = 8;
@@ -21,23 +25,69 @@ const MAX_DECLARED: usize = 16;
 const SURELY_SHORT: usize = MAX_TEMPLATE / 3 - 8;
 const MAX_CONSUMERS: usize = 4;
 
-/// Each line is a path and, behind a space, a header's value.
+/// Headers that sources look into.
+const HEADERS: [&str; 8] = [
+    "X-Who",
+    "Authorization",
+    "Cookie",
+    "X-Forwarded-Client-Cert",
+    "X-SSL-Client-S-DN",
+    "X-Forwarded-For",
+    "Forwarded",
+    "X-Real-IP",
+];
+
+/// Each line is a path and, behind a space, what stands in each header, in the query, and in credentials.
 pub fn check(input: &[u8]) {
-    let rules = |identity| Arc::new(ConsumerRules { headers: vec![HeaderRule::new("x-who", identity)] });
     let lines = input.split(|&byte| byte == b'\n');
     let paths: Vec<&str> = lines.filter_map(|line| str::from_utf8(line).ok()).collect();
     check_declared(&paths);
     let mut routes = Routes::new(Arc::default(), MAX_ROUTES);
-    let mut plain = Consumers::new(rules(Identity::Plain), MAX_CONSUMERS);
-    let mut hashed = Consumers::new(rules(Identity::hashed(&[7; 32])), MAX_CONSUMERS);
+    let mut consumers: Vec<_> = sources().into_iter().flat_map(consumers_by).collect();
     let mut templates = Vec::new();
     for line in input.split(|&byte| byte == b'\n') {
         let (path, value) = line.split_at(line.iter().position(|&byte| byte == b' ').unwrap_or(line.len()));
         if let Ok(path) = str::from_utf8(path) {
             check_path(path, &mut routes, &mut templates);
         }
-        check_value(value, &mut plain, &mut hashed);
+        let value = value.get(1..).unwrap_or_default();
+        for (consumers, hashing) in &mut consumers {
+            check_value(value, consumers, *hashing);
+        }
+        check_credentials(value);
     }
+}
+
+fn sources() -> Vec<Source> {
+    let header = Source::header;
+    let sources = [
+        header("x-who"),
+        header("authorization"),
+        Ok(Source::basic_user()),
+        Source::jwt_claim("a.b"),
+        Source::jwt_claim_in("x-who", "a"),
+        Source::cookie("a"),
+        Source::query("a"),
+        Ok(Source::forwarded_certificate(CertificatePart::Attribute("CN".to_owned()))),
+        Ok(Source::forwarded_certificate(CertificatePart::Uri)),
+        Source::distinguished_name("X-SSL-Client-S-DN", "CN"),
+        Source::forwarded_address(Forwarding::XForwardedFor, 1),
+        Source::forwarded_address(Forwarding::Forwarded, 2),
+        Source::forwarded_address(Forwarding::XRealIp, 1),
+    ];
+    sources.into_iter().map(|source| source.expect("its name is one")).collect()
+}
+
+/// Two tables, of which one hashes.
+fn consumers_by(source: Source) -> [(Consumers, Hashing); 2] {
+    [Hashing::Never, Hashing::Always].map(|hashing| {
+        let rule = ConsumerRule::new(source.clone()).hashing(hashing).prefix("p:").expect("it is short");
+        let rules = ConsumerRules::new(Key::from_client_id(""), vec![rule]).expect("one is not too many");
+        let (names, groups) = (vec![source.clone()], vec![Source::query("a").expect("it is a name")]);
+        let rules =
+            if source.is_secret() { rules } else { rules.named_by(names, groups).expect("none is a secret") };
+        (Consumers::new(rules.into(), MAX_CONSUMERS), hashing)
+    })
 }
 
 /// Whatever is declared, a look-up is the same every time, whatever the order of the routes; a path with words in
@@ -121,25 +171,67 @@ fn check_path(path: &str, routes: &mut Routes, templates: &mut Vec<String>) {
 }
 
 /// An identifier is short, without blanks around it, and the same every time; a hash does not show what it hides.
-fn check_value(value: &[u8], plain: &mut Consumers, hashed: &mut Consumers) {
+fn check_value(value: &[u8], consumers: &mut Consumers, hashing: Hashing) {
     if value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
         return; // no head has such a field
     }
-    let fields = [Header { name: "X-Who", value }];
-    for consumers in [&mut *plain, &mut *hashed] {
-        let identified = consumers.identify(&fields);
-        assert_eq!(consumers.identify(&fields), identified);
-        if value.trim_ascii().is_empty() {
-            assert_eq!(identified, Identified::Nobody);
+    let target = format!("/?{}", String::from_utf8_lossy(value));
+    let fields = HEADERS.map(|name| Header { name, value });
+    let evidence = Evidence { fields: &fields, target: &target, peer: None };
+    let identified = consumers.identify(&evidence);
+    assert_eq!(consumers.identify(&evidence), identified);
+    if value.trim_ascii().is_empty() {
+        assert_eq!(identified, Identified::Nobody);
+    }
+    if let Identified::Consumer(id) = identified {
+        let identifier = consumers.identifier(id).expect("it was given out");
+        assert!((3..=128).contains(&identifier.chars().count()));
+        assert_eq!(identifier, identifier.trim());
+        let value = identifier.strip_prefix("p:").expect("the rule has a prefix");
+        if hashing == Hashing::Always {
+            assert!(value.len() == 16 && value.bytes().all(|byte| byte.is_ascii_hexdigit()));
         }
-        if let Identified::Consumer(id) = identified {
-            let identifier = consumers.identifier(id).expect("it was given out");
-            assert!((1..=128).contains(&identifier.chars().count()));
-            assert_eq!(identifier, identifier.trim());
+        consumers.release(id);
+        consumers.release(id);
+    }
+    for names in consumers.take_names() {
+        for text in [names.name, names.group].into_iter().flatten() {
+            assert!((1..=64).contains(&text.chars().count()));
+            assert_eq!(text, text.trim());
         }
     }
-    if let Identified::Consumer(id) = hashed.identify(&fields) {
-        let identifier = hashed.identifier(id).expect("it was given out");
-        assert!(identifier.len() == 16 && identifier.bytes().all(|byte| byte.is_ascii_hexdigit()));
+}
+
+/// Behind Basic is a user up to the first colon; behind Bearer a token, whatever its payload.
+fn check_credentials(value: &[u8]) {
+    let basic = format!("Basic {}", BASE64_STANDARD.encode(value));
+    let user =
+        value.split(|&byte| byte == b':').next().filter(|user| user.len() < value.len()).unwrap_or_default();
+    let found = identify(Source::basic_user(), &basic);
+    assert_eq!(found.is_some(), !is_blank(user));
+    if let (Some(found), Ok(user)) = (found, str::from_utf8(user)) {
+        let user: String = user.trim().chars().take(128).collect();
+        assert_eq!(found, user.trim_end());
+    }
+    let token = format!("Bearer e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(value));
+    identify(Source::jwt_claim("a.b").expect("it is a name"), &token);
+}
+
+/// Nothing but blanks, in whichever of the two ways it is read.
+fn is_blank(text: &[u8]) -> bool {
+    match str::from_utf8(text) {
+        Ok(text) => text.trim().is_empty(),
+        Err(_) => text.iter().all(|&byte| (byte as char).is_whitespace()),
+    }
+}
+
+fn identify(source: Source, authorization: &str) -> Option<String> {
+    let rule = ConsumerRule::new(source).hashing(Hashing::Never);
+    let rules = ConsumerRules::new(Key::from_client_id(""), vec![rule]).expect("one is not too many");
+    let fields = [Header { name: "Authorization", value: authorization.as_bytes() }];
+    let mut consumers = Consumers::new(rules.into(), 1);
+    match consumers.identify(&Evidence { fields: &fields, ..Evidence::default() }) {
+        Identified::Consumer(id) => consumers.identifier(id).map(str::to_owned),
+        Identified::Nobody | Identified::NoRoom => None,
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     hub::{BaseUrl, ClientId, Env},
     pipeline::{
         Policy, ResponseTime,
-        consumer::{ConsumerRules, HeaderRule, Identity, is_sensitive_name, key_from_client_id},
+        consumer::{ConsumerRule, ConsumerRules, Hashing, Key, RuleError, Source},
     },
 };
 
@@ -124,32 +124,27 @@ fn client(given: &Given<String>) -> Result<String, ConfigError> {
 /// The key of hashed identities comes from the client id, so that a consumer is the same one on every host.
 /// A dry run without a client id uses the empty one.
 fn consumer_rules(keys: &TargetKeys, client_id: Option<&ClientId>) -> Result<ConsumerRules, ConfigError> {
-    let key = key_from_client_id(&client_id.map(ToString::to_string).unwrap_or_default());
+    let key = Key::from_client_id(&client_id.map(ToString::to_string).unwrap_or_default());
     let usual = keys.consumer_hash.as_ref().map_or(ConsumerHash::Auto, |given| given.value);
     let mut rules = Vec::new();
     for rule in keys.consumers.iter().flat_map(|rules| &rules.value) {
-        let name = rule.header.value.trim();
-        if name.is_empty() || !name.bytes().all(is_token_byte) {
-            let error = ValueError::HeaderName {
-                name: match rule.header.by {
-                    Origin::CommandLine => "--consumer-header".to_owned(),
-                    Origin::File(_) => "`header`".to_owned(),
-                },
-                saw: rule.header.value.clone(),
-            };
-            return Err(ConfigError::about(&rule.header, error));
-        }
-        let hashed = match rule.hash.as_ref().map_or(usual, |given| given.value) {
-            ConsumerHash::Auto => is_sensitive_name(name),
-            ConsumerHash::Always => true,
-            ConsumerHash::Never => false,
+        let name = || match rule.header.by {
+            Origin::CommandLine => "--consumer-header".to_owned(),
+            Origin::File(_) => "`header`".to_owned(),
         };
-        rules.push(HeaderRule::new(name, if hashed { Identity::hashed(&key) } else { Identity::Plain }));
+        let about = |error| ConfigError::about(&rule.header, ValueError::Consumer { name: name(), error });
+        let hashing = match rule.hash.as_ref().map_or(usual, |given| given.value) {
+            ConsumerHash::Auto => Hashing::Auto,
+            ConsumerHash::Always => Hashing::Always,
+            ConsumerHash::Never => Hashing::Never,
+        };
+        let source = Source::header(&rule.header.value).map_err(about)?;
+        rules.push(ConsumerRule::new(source).hashing(hashing));
     }
-    Ok(ConsumerRules { headers: rules })
-}
-
-/// RFC 9110 section 5.6.2, token.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    ConsumerRules::new(key, rules).map_err(|error: RuleError| match &keys.consumers {
+        Some(rules) => {
+            ConfigError::about(rules, ValueError::Consumer { name: "consumers".to_owned(), error })
+        }
+        None => ConfigError::Value(ValueError::Consumer { name: "consumers".to_owned(), error }),
+    })
 }

@@ -48,7 +48,7 @@ fn what_cannot_be_used_is_named() {
     check("--pid 1 --client-id 42", "client id");
     check("--pid 1 --client-id ID --env no/slash", "env");
     check("--pid 1 --client-id ID --hub-url gopher://x", "scheme");
-    check("--pid 1 --dry-run --consumer-header a:b", "--consumer-header \"a:b\" is not a header name");
+    check("--pid 1 --dry-run --consumer-header a:b", "--consumer-header: \"a:b\" is not a header name");
     check("--pid 1 --dry-run --sync-interval 1ms", "--sync-interval is 1ms; it must be at least 100ms");
     check("--pid 1 --dry-run --sync-interval soon", "invalid value 'soon'");
     check("--pid 1 --dry-run --ring-bytes 5000", "--ring-bytes is 5000; it must be a power of two");
@@ -176,7 +176,7 @@ fn what_is_wrong_in_a_file_is_said_with_its_place() {
     );
     check(
         "consumers = [{ header = \"a:b\" }]",
-        "agent.toml:3:25: `header` \"a:b\" is not a header name; write it like X-API-Key",
+        "agent.toml:3:25: `header`: \"a:b\" is not a header name; write it like X-API-Key",
     );
     check(
         "consumers = [{ hash = \"never\" }]",

@@ -1,5 +1,6 @@
 //! Connections: which records belong together, and when to let go.
 
+use core::net::SocketAddr;
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
@@ -55,6 +56,8 @@ struct Connection {
     /// The latest process that used it.
     pid: u32,
     last_seen: Ktime,
+    /// The other end; None on a Unix socket, or where it was not seen.
+    client: Option<SocketAddr>,
     ingress: Stream,
     egress: Stream,
     /// What the kernel side was asked to leave out.
@@ -98,7 +101,7 @@ impl ConnTracker {
             begins_turn: data.call_start && data.turn_start,
         };
         let room = limits.max_buffered.saturating_sub(others);
-        let mut cx = context(target, limits, room);
+        let mut cx = context(target, limits, room, conn.client);
         match data.direction {
             Direction::Ingress => exchanges.ingress(advance, place, &mut cx),
             Direction::Egress => exchanges.egress(advance, place, &mut cx),
@@ -144,14 +147,14 @@ impl ConnTracker {
             Direction::Ingress => {
                 let missing = conn.advance(Direction::Ingress, end.offset, 0, &[], target).gap;
                 if let Some(exchanges) = &mut conn.exchanges {
-                    exchanges.end_ingress(missing, &mut context(target, limits, 0));
+                    exchanges.end_ingress(missing, &mut context(target, limits, 0, conn.client));
                 }
                 conn.count_bytes(target);
             }
             Direction::Egress => {
                 let missing = conn.advance(Direction::Egress, end.offset, 0, &[], target).gap;
                 if let Some(exchanges) = &mut conn.exchanges {
-                    exchanges.end_egress(missing, &mut context(target, limits, 0));
+                    exchanges.end_egress(missing, &mut context(target, limits, 0, conn.client));
                 }
                 conn.count_bytes(target);
             }
@@ -275,6 +278,7 @@ impl ConnTracker {
             target: data.target,
             pid: data.pid,
             last_seen: now,
+            client: None,
             ingress: Stream::default(),
             egress: Stream::default(),
             muted: Mute::default(),
@@ -387,7 +391,7 @@ impl Connection {
         self.count_bytes(target);
         let Some(mut exchanges) = self.exchanges.take() else { return 0 };
         let held = exchanges.buffered();
-        let mut cx = context(target, limits, 0);
+        let mut cx = context(target, limits, 0, self.client);
         if ending == Ending::Closed {
             exchanges.end_egress(missing, &mut cx);
         }
@@ -396,8 +400,13 @@ impl Connection {
     }
 }
 
-fn context<'a>(target: &'a mut Target, limits: &'a Limits, room: usize) -> Context<'a> {
-    Context { target, limits, room }
+fn context<'a>(
+    target: &'a mut Target,
+    limits: &'a Limits,
+    room: usize,
+    client: Option<SocketAddr>,
+) -> Context<'a> {
+    Context { target, limits, room, client }
 }
 
 /// What the first record of a connection says about where we are. `again`: we knew the connection, and let it go.

@@ -219,7 +219,7 @@ pub struct Ledger {
     pub bytes: Bytes,
     /// Bytes that records repeated.
     pub stale_bytes: u64,
-    /// Exchanges whose consumer found the table full and was left out.
+    /// Exchanges whose consumer found the table full, and is one of the others.
     pub consumers_over_limit: u64,
     /// Exchanges of which details were wanted and not kept: there was no room. They are counted all the same.
     pub details_dropped: u64,

@@ -162,6 +162,7 @@ impl Pipeline {
     /// Evicts what has been idle too long; to be called about once a second.
     pub fn handle_tick(&mut self, now: Ktime) {
         self.conns.handle_tick(now, &mut self.targets, &self.limits);
+        self.targets.values_mut().for_each(|target| target.handle_tick(now));
         debug_assert!(self.details_add_up(), "memory of details got lost, or was counted twice");
     }
 
@@ -219,6 +220,22 @@ impl Pipeline {
     /// Everything counted since the last call; counting restarts from zero.
     pub fn take_counts(&mut self, target: TargetId) -> Counts {
         self.targets.get_mut(&target).map(Target::take_counts).unwrap_or_default()
+    }
+
+    /// Has the names of all consumers of a target in its next counts, as if they were new: messages were dropped, and
+    /// nobody knows what was in them.
+    pub fn resend_consumers(&mut self, target: TargetId) {
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.resend_consumers();
+        }
+    }
+
+    /// Goes on with a target by other rules for consumers, or by another table of their names. Counts go on, and who is
+    /// known stays known.
+    pub fn replace_consumer_rules(&mut self, target: TargetId, rules: Arc<ConsumerRules>) {
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.replace_consumer_rules(rules);
+        }
     }
 
     /// Exchanges of the target that closed since the last call, where the policy keeps them. To be drained after each

@@ -1,10 +1,11 @@
 //! One target's account: takes exchanges when they open, and turns them into counts when they close.
 
+use core::net::SocketAddr;
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
     Ktime, Limits, Policy,
-    consumer::{ConsumerId, Consumers, Identified},
+    consumer::{ConsumerId, ConsumerRules, Consumers, Evidence, Identified},
     counters::{Counted, Counters, Counts, Key, Measured},
     detail::{
         Logged,
@@ -116,7 +117,7 @@ impl Target {
             self.routes.replace(Arc::clone(&policy.routes));
             self.generation += 1;
         }
-        self.consumers.replace(Arc::clone(&policy.consumers));
+        self.consumers.replace_rules(Arc::clone(&policy.consumers));
         self.policy = policy;
     }
 
@@ -125,15 +126,16 @@ impl Target {
     }
 
     /// An exchange has begun. Whoever gets the request hands it back to [`Target::close`], once.
-    pub fn open(&mut self, head: &RequestHead<'_>) -> Request {
+    pub fn open(&mut self, head: &RequestHead<'_>, client: Option<SocketAddr>) -> Request {
         self.ledger.seen += 1;
         self.open += 1;
-        let consumer = match self.consumers.identify(head.fields) {
+        let evidence = Evidence { fields: head.fields, target: head.target, peer: client };
+        let consumer = match self.consumers.identify(&evidence) {
             Identified::Consumer(id) => Some(id),
             Identified::Nobody => None,
             Identified::NoRoom => {
                 self.ledger.consumers_over_limit += 1;
-                None
+                Some(ConsumerId::OTHERS)
             }
         };
         let found = head.path.map(|path| self.routes.find(head.method, path));
@@ -149,6 +151,7 @@ impl Target {
                     self.routes.settle(candidate, Settle::Drop);
                 }
                 self.ledger.add(cause, 1);
+                self.release(request.consumer);
                 return;
             }
         };
@@ -178,6 +181,7 @@ impl Target {
             };
             self.log(logged, held);
         }
+        self.release(consumer);
     }
 
     /// Keeps an exchange until it is taken, if there is room.
@@ -223,6 +227,7 @@ impl Target {
         if let Some(Found::Candidate(candidate)) = request.found {
             self.routes.settle(candidate, Settle::Drop);
         }
+        self.release(request.consumer);
     }
 
     /// `count` exchanges that never opened: we know of them, and what became of them.
@@ -248,8 +253,28 @@ impl Target {
 
     pub fn take_counts(&mut self) -> Counts {
         let (consumers, routes) = (&self.consumers, &self.routes);
-        self.counters
-            .take(|id| consumers.identifier(id).map(str::to_owned), |id| routes.template(id).to_owned())
+        let counts = self
+            .counters
+            .take(|id| consumers.identifier(id).map(str::to_owned), |id| routes.template(id).to_owned());
+        let consumers = self.consumers.take_names();
+        self.consumers.forget_idle();
+        Counts { consumers, ..counts }
+    }
+
+    /// Has all names of consumers in the next counts, as if they were new.
+    pub fn resend_consumers(&mut self) {
+        self.consumers.resend_names();
+    }
+
+    /// Goes on by other rules for consumers. Who is known stays known.
+    pub fn replace_consumer_rules(&mut self, rules: Arc<ConsumerRules>) {
+        self.policy.consumers = Arc::clone(&rules);
+        self.consumers.replace_rules(rules);
+    }
+
+    /// What time it is, about once a second.
+    pub fn handle_tick(&mut self, now: Ktime) {
+        self.consumers.handle_tick(now);
     }
 
     /// Exchanges that the policy keeps, since the last call.
@@ -297,6 +322,12 @@ impl Target {
     /// Moves when the list of [`Target::operations`] changes.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    fn release(&mut self, consumer: Option<ConsumerId>) {
+        if let Some(consumer) = consumer {
+            self.consumers.release(consumer);
+        }
     }
 
     /// Counts an exchange that was answered, or says why it is not counted.

@@ -46,7 +46,9 @@ fn the_pipeline_touches_nothing_outside() {
     let words = [
         "tokio",
         "aya",
-        "serde",
+        // Its formats may be read there; what is sent is put into words elsewhere.
+        "Serialize",
+        "#[serde",
         "reqwest",
         "tracing",
         "std::fs",

@@ -1,5 +1,7 @@
 //! The exchanges of a connection: both directions, parsed on their own, and what becomes of them.
 
+use core::net::SocketAddr;
+
 use super::{
     pairs::{Asking, Missing, Opening, Pairs, ResponseState},
     parser::{At, Parser, Reader, Standing, Step, Verdict},
@@ -17,6 +19,8 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// Memory for incomplete heads that this connection may hold, both directions together, bytes.
     pub room: usize,
+    /// The other end of the connection; None on a Unix socket, or where it was not seen.
+    pub client: Option<SocketAddr>,
 }
 
 /// Where a record stands.
@@ -346,7 +350,7 @@ mod tests {
     fn memory_of_a_burst_is_given_back() {
         let limits = Limits::default();
         let mut target = Target::new(Policy::default(), &limits, Budget::new(0));
-        let mut cx = Context { target: &mut target, limits: &limits, room: 0 };
+        let mut cx = Context { target: &mut target, limits: &limits, room: 0, client: None };
         let mut exchanges = Exchanges::new(Start::Beginning, 1);
         let at = At { time: Ktime(1), turn: 1 };
         let place = Place { at, begins_call: true, begins_turn: true };

@@ -365,7 +365,7 @@ impl Pairs {
             return Verdict::Head { length, then: Then::Lost };
         }
         self.queue.push_back(Exchange {
-            request: cx.target.open(&head),
+            request: cx.target.open(&head, cx.client),
             head_received: at,
             request_turn: at.turn,
             request_body,

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use agent_common::conn::{Direction, Mute};
 
-use super::{Player, Split, TARGET, check_transcript, check_with, read};
+use super::{Line, Player, Split, TARGET, check_transcript, check_with, read};
 use crate::pipeline::{
-    Limits, Policy, ResponseTime,
-    consumer::{ConsumerRules, HeaderRule, Identity, key_from_client_id},
+    Ktime, Limits, Policy, ResponseTime,
+    consumer::{ConsumerRule, ConsumerRules, Key, NameTable, OTHERS, Source},
     ledger::{Bytes, Cause},
     route::declared::{Declared, Endpoint, Matching},
 };
@@ -703,14 +703,65 @@ fn other_ports_are_muted_for_good() {
     assert_eq!(player.pipeline.take_closed().collect::<Vec<_>>(), [7]);
 }
 
+fn by_headers(names: &[&str]) -> ConsumerRules {
+    let rules = names.iter().map(|name| ConsumerRule::new(Source::header(name).unwrap()));
+    ConsumerRules::new(Key::from_client_id("id"), rules.collect()).unwrap()
+}
+
+/// A request by `consumer` and its answer.
+fn exchange_by(consumer: &str) -> Vec<Line> {
+    read(&format!("> GET /a HTTP/1.1\\r\\nx: {consumer}\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n"))
+}
+
+#[test]
+fn fifty_thousand_consumers_are_ten_thousand_and_the_others() {
+    let policy = Policy { consumers: by_headers(&["x"]).into(), ..Policy::default() };
+    let mut player = Player::new(policy);
+    (0..50_000).for_each(|who: u32| player.play(&exchange_by(&format!("visitor-{who:0100}")), Split::Whole));
+    let rows = player.pipeline.take_counts(TARGET).rows;
+    let others = rows.iter().find(|row| row.consumer.as_deref() == Some(OTHERS)).unwrap();
+    assert_eq!((rows.len(), others.request_count), (10_001, 40_000));
+    assert_eq!(rows.iter().map(|row| row.request_count).sum::<u64>(), 50_000);
+    let ledger = player.pipeline.ledger(TARGET);
+    assert_eq!((ledger.reported, ledger.lost(), ledger.consumers_over_limit), (50_000, 0, 40_000));
+    assert_eq!(player.pipeline.consumers(TARGET), 10_000);
+
+    player.pipeline.handle_tick(Ktime(2 * 3_600_000_000_000));
+    player.pipeline.take_counts(TARGET);
+    assert_eq!(player.pipeline.consumers(TARGET), 0, "none was seen for an hour");
+    (player.conn, player.positions) = (8, [0, 0]); // the connection was idle as long, and is forgotten too
+    player.play(&exchange_by("somebody"), Split::Whole);
+    let rows = player.pipeline.take_counts(TARGET).rows;
+    assert_eq!(rows.first().and_then(|row| row.consumer.as_deref()), Some("somebody"));
+}
+
+#[test]
+fn names_are_announced_once_and_again_after_a_loss() {
+    let rules = by_headers(&["x"]);
+    let mut table = NameTable::default();
+    table.insert(rules.key(), "alice", "Alice", "Admins").unwrap();
+    let policy = Policy { consumers: rules.clone().with_names(table.into()).into(), ..Policy::default() };
+    let mut player = Player::new(policy);
+    let announced = |player: &mut Player| {
+        player.play(&exchange_by("alice"), Split::Whole);
+        let names = player.pipeline.take_counts(TARGET).consumers;
+        names.into_iter().filter_map(|it| it.name).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(announced(&mut player), "Alice");
+    assert_eq!(announced(&mut player), "");
+    player.pipeline.resend_consumers(TARGET);
+    assert_eq!(announced(&mut player), "Alice");
+
+    let mut table = NameTable::default();
+    table.insert(rules.key(), "alice", "Alicia", "").unwrap();
+    player.pipeline.replace_consumer_rules(TARGET, rules.with_names(table.into()).into());
+    assert_eq!(announced(&mut player), "Alicia");
+    assert_eq!(announced(&mut player), "");
+}
+
 #[test]
 fn consumers_are_in_the_rows() {
-    let consumers = ConsumerRules {
-        headers: vec![
-            HeaderRule::new("x-consumer", Identity::Plain),
-            HeaderRule::new("authorization", Identity::hashed(&key_from_client_id("id"))),
-        ],
-    };
+    let consumers = by_headers(&["x-consumer", "authorization"]);
     let limits = Limits { max_consumers: 2, ..Limits::default() };
     let script = [
         "X-Consumer: bob",
@@ -724,7 +775,9 @@ fn consumers_are_in_the_rows() {
     let mut player = played_within(policy, limits, &script.concat());
     let rows = player.pipeline.take_counts(TARGET).rows;
     let seen: Vec<_> = rows.iter().map(|row| (row.consumer.as_deref(), row.request_count)).collect();
-    let [(None, 2), (Some("bob"), 2), (Some(hash), 1)] = seen.as_slice() else { panic!("{seen:?}") };
+    let [(None, 1), (Some(OTHERS), 1), (Some("bob"), 2), (Some(hash), 1)] = seen.as_slice() else {
+        panic!("{seen:?}")
+    };
     assert_eq!(hash.len(), 16);
     assert_eq!(player.pipeline.ledger(TARGET).consumers_over_limit, 1);
 }
@@ -732,7 +785,7 @@ fn consumers_are_in_the_rows() {
 #[test]
 fn a_new_policy_holds_for_what_comes_after_it() {
     let named = |header| {
-        let consumers = ConsumerRules { headers: vec![HeaderRule::new(header, Identity::Plain)] };
+        let consumers = by_headers(&[header]);
         Policy { consumers: consumers.into(), ..Policy::default() }
     };
     let mut player = Player::new(named("x-a"));
@@ -915,7 +968,7 @@ fn connections_and_heads_share_their_bounds() {
 
 #[test]
 fn rows_are_bounded_by_their_text() {
-    let consumers = ConsumerRules { headers: vec![HeaderRule::new("x", Identity::Plain)] };
+    let consumers = by_headers(&["x"]);
     let mut player = Player::new(Policy { consumers: consumers.into(), ..Policy::default() });
     let path = "a".repeat(2000);
     let exchange = |consumer: u32| {
