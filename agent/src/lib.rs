@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod consumer_files;
 pub mod exit;
 pub mod memory;
 pub mod telemetry;
