@@ -58,7 +58,10 @@ const TICK: Duration = Duration::from_secs(1);
 const LOOK_AROUND: u32 = 10;
 /// Records handled before anything else gets a turn.
 const BATCH: usize = 4096;
-/// SIGTERM to exit takes 5 s at most; this much of it is for draining, and this much for the hub.
+/// SIGTERM to exit takes 5 s at most; this much of it is for answers that are under way, this much for draining, and
+/// this much for the hub.
+const LINGER: Duration = Duration::from_millis(100);
+const LINGER_LOOK: Duration = Duration::from_millis(5);
 const DRAIN: Duration = Duration::from_millis(500);
 const LAST_WORDS: Duration = Duration::from_millis(4000);
 /// Lost records are worth a line in the log this often.
@@ -378,6 +381,7 @@ impl Daemon {
 
     /// Drains, sends the last messages, says what was seen.
     async fn stop(mut self) {
+        self.linger().await;
         let deadline = Instant::now() + DRAIN;
         for (pid, _) in self.probe.watched() {
             self.probe.unwatch(pid);
@@ -394,6 +398,20 @@ impl Daemon {
         log_tap(&self.probe);
         self.tape.finish();
         self.hubs.close().await;
+    }
+
+    /// Watches on a little while answers are under way. A client may have its answer in full while the call that wrote
+    /// it has yet to return, and that is when we hear of it.
+    async fn linger(&mut self) {
+        let deadline = Instant::now() + LINGER;
+        loop {
+            while self.handle_records().count == BATCH {}
+            let is_busy = |report: &Report| self.pipeline.open_exchanges(report.target.id) > 0;
+            if !self.reports.iter().any(is_busy) || Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep(LINGER_LOOK).await;
+        }
     }
 
     /// Sends the last message of a target, and says what was seen of it.

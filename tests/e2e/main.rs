@@ -17,4 +17,5 @@ mod servers;
 mod soak;
 mod sockets;
 mod status;
+mod stopping;
 mod traffic;
