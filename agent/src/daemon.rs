@@ -148,7 +148,7 @@ impl Daemon {
             target.attach(&mut self.probe)?;
         }
         let untold = self.probe.untold(target.id);
-        self.reports.push(Report::new(target, sink, config, untold));
+        self.reports.push(Report::new(target, sink, config, untold, &self.probe));
         Ok(())
     }
 
@@ -333,7 +333,7 @@ impl Daemon {
                 if let Err(error) = report.target.attach(&mut self.probe) {
                     warn!(%error, "target came back and cannot be watched");
                 }
-                report.restart();
+                report.restart(&self.probe);
             }
         }
         if !self.ticks.is_multiple_of(LOOK_AROUND) {
@@ -371,7 +371,7 @@ impl Daemon {
         for report in &mut self.reports {
             let heartbeat = report.target.alive && report.timer.take_due(now);
             if heartbeat || std::mem::take(&mut report.last_words_due) {
-                report.send(&mut self.pipeline);
+                report.send(&mut self.pipeline, &self.probe);
                 let ledger = self.pipeline.ledger(report.target.id);
                 log_ledger(report.target.pid, &ledger, LedgerLine::Interim);
                 report.alarm.look_at(report.target.pid, &ledger, now);
@@ -419,7 +419,7 @@ impl Daemon {
         let target = &report.target;
         let (id, pid) = (target.id, target.pid);
         self.pipeline.finish_target(id);
-        report.send(&mut self.pipeline);
+        report.send(&mut self.pipeline, &self.probe);
         let ledger = self.pipeline.ledger(id);
         report.sink.ledger(pid, &ledger);
         log_ledger(pid, &ledger, LedgerLine::Last);

@@ -13,6 +13,7 @@ mod pipelining;
 mod ports;
 mod recording;
 mod reload;
+mod resources;
 mod servers;
 mod soak;
 mod sockets;

@@ -233,7 +233,7 @@ pub fn chunks(length: usize) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a listener has an address").port()
 }
@@ -242,12 +242,16 @@ pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is below the workspace")
 }
 
-fn apps_dir() -> PathBuf {
+/// Where the apps lie, in the tree.
+pub fn apps_dir() -> PathBuf {
     workspace().join("tests/e2e/apps")
 }
 
 /// A file below `target/servers`.
-fn installed(path: &str) -> PathBuf {
+///
+/// # Panics
+/// When it is not there, with the command that installs it.
+pub fn installed(path: &str) -> PathBuf {
     found(workspace().join("target/servers").join(path))
 }
 

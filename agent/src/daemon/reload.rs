@@ -57,7 +57,7 @@ impl Daemon {
         let sink = if report.config.delivery == config.delivery {
             None
         } else {
-            report.send(&mut self.pipeline);
+            report.send(&mut self.pipeline, &self.probe);
             Some(Sink::open(&config, &report.target, &self.config.state_dir, &mut self.hubs)?)
         };
         self.pipeline.set_policy(report.target.id, config.policy.clone());

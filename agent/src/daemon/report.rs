@@ -7,8 +7,13 @@ use tracing::debug;
 use super::{account::Alarm, sink::Sink};
 use crate::{
     config::TargetConfig,
-    hub::{App, PathItem, SyncTimer},
+    hub::{App, PathItem, Resources, SyncTimer},
     pipeline::Pipeline,
+    probe::{
+        load::Probe,
+        resources::Meter,
+        software::{self, Software},
+    },
     watch::Target,
 };
 
@@ -17,6 +22,8 @@ pub struct Report {
     pub target: Target,
     pub sink: Sink,
     pub config: TargetConfig,
+    software: Software,
+    meter: Meter,
     pub timer: SyncTimer,
     /// The routes the hub has been told of; None before the first start-up message.
     announced: Option<u64>,
@@ -30,10 +37,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(target: Target, sink: Sink, config: TargetConfig, untold: u64) -> Self {
+    /// The target is attached already.
+    pub fn new(target: Target, sink: Sink, config: TargetConfig, untold: u64, probe: &Probe) -> Self {
         Self {
+            software: software::detect(&probe.processes(target.id)),
             target,
             sink,
+            meter: Meter::default(),
             timer: SyncTimer::start(Instant::now(), config.sync_interval),
             config,
             announced: None,
@@ -45,8 +55,10 @@ impl Report {
     }
 
     /// The target is there again: its watch is young again.
-    pub fn restart(&mut self) {
+    pub fn restart(&mut self, probe: &Probe) {
         self.timer = SyncTimer::start(Instant::now(), self.config.sync_interval);
+        self.software = software::detect(&probe.processes(self.target.id));
+        self.meter = Meter::default();
         self.announced = None;
     }
 
@@ -66,13 +78,14 @@ impl Report {
     }
 
     /// Sends the start-up message when there are new routes, and a sync.
-    pub fn send(&mut self, pipeline: &mut Pipeline) {
+    pub fn send(&mut self, pipeline: &mut Pipeline, probe: &Probe) {
         let generation = pipeline.route_generation(self.target.id);
         if self.announced != Some(generation) {
             let routes = pipeline.operations(self.target.id).into_iter();
             let app = App {
                 version: self.config.app.version.clone(),
-                client: self.config.app.client.clone(),
+                client: self.config.app.client.clone().or_else(|| self.software.client.clone()),
+                components: self.software.components.clone(),
                 routes: routes.map(PathItem::from).collect(),
                 ..App::default()
             };
@@ -82,6 +95,8 @@ impl Report {
         let counts = pipeline.take_counts(self.target.id);
         debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
         self.last_sync = Some(Instant::now());
-        self.sink.sync(self.target.pid, counts);
+        let used = self.meter.look(probe.processes(self.target.id));
+        let resources = used.and_then(|used| Resources::between(used.cpu_time, used.elapsed, used.memory));
+        self.sink.sync(self.target.pid, counts, resources);
     }
 }

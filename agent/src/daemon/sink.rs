@@ -15,7 +15,7 @@ use crate::{
     config::{Delivery, HubTarget, TargetConfig},
     dry_run,
     exit::Failure,
-    hub::{App, Hub, HubConfig, HubState, Instance, Pace, StartError, Startup, Sync},
+    hub::{App, Hub, HubConfig, HubState, Instance, Pace, Resources, StartError, Startup, Sync},
     pipeline::{counters::Counts, ledger::Ledger},
     watch::Target,
 };
@@ -49,11 +49,11 @@ impl Sink {
         }
     }
 
-    pub fn sync(&self, pid: u32, counts: Counts) {
+    pub fn sync(&self, pid: u32, counts: Counts, resources: Option<Resources>) {
         let now = SystemTime::now();
         match self {
-            Self::Hub { hub, instance } => hub.send_sync(&Sync::new(now, instance.uuid, counts, None)),
-            Self::Stdout => dry_run::print_sync(pid, &Sync::new(now, Uuid::nil(), counts, None)),
+            Self::Hub { hub, instance } => hub.send_sync(&Sync::new(now, instance.uuid, counts, resources)),
+            Self::Stdout => dry_run::print_sync(pid, &Sync::new(now, Uuid::nil(), counts, resources)),
         }
     }
 

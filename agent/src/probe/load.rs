@@ -176,6 +176,11 @@ impl Probe {
         self.watched.iter().map(|(pid, target)| (*pid, *target)).collect()
     }
 
+    /// The processes of one target that are watched now.
+    pub fn processes(&self, target: TargetId) -> Vec<u32> {
+        self.watched.iter().filter(|(_, of)| **of == target).map(|(pid, _)| *pid).collect()
+    }
+
     /// Tells the kernel side what is not needed of a connection.
     pub fn mute(&mut self, conn: ConnId, mute: Mute) {
         self.mutes.set(conn, mute);

@@ -58,13 +58,17 @@ struct ProcessId {
 }
 
 impl Meter {
-    /// What the processes used since the last look; None at the first one.
+    /// What the processes used since the last look; None at the first one, and when none of them is left.
     pub fn look(&mut self, pids: impl IntoIterator<Item = u32>) -> Option<Used> {
         let now = Instant::now();
         let mut pids: BTreeSet<u32> = pids.into_iter().collect();
         // One that exited is watched no longer, but keeps its account until its parent asks for it.
         pids.extend(self.last.iter().flat_map(|(_, samples)| samples).map(|sample| sample.id.pid));
         let samples: Vec<Sample> = pids.into_iter().filter_map(Sample::of).collect();
+        if samples.is_empty() {
+            self.last = None;
+            return None;
+        }
         let used = self.last.as_ref().map(|(then, before)| {
             let elapsed = now.duration_since(*then);
             let ticks = used_between(before, &samples);

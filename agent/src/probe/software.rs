@@ -17,10 +17,11 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use procfs::process::Process;
+use tracing::debug;
 
 use self::root::Root;
 
@@ -35,20 +36,39 @@ pub struct Software {
 
 /// A file system that never answers keeps us waiting for this long. Usually it takes a few milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// What starts a server may be a shell; its workers are all alike.
+const MOST_PROCESSES: usize = 8;
 /// Of a command line and of an environment, bytes.
 const LONGEST_TEXT: usize = 128 * 1024;
 
-/// Looks at one process of a target. Empty when there is nothing to be found, or not in time.
-pub fn detect(pid: u32) -> Software {
+/// Looks at the processes of a target until one of them says what framework it runs; else it is the first that says
+/// anything. Empty when there is nothing to be found, or not in time.
+pub fn detect(pids: &[u32]) -> Software {
+    let started = Instant::now();
+    let pids: Vec<u32> = pids.iter().copied().take(MOST_PROCESSES).collect();
     let (found, finding) = mpsc::sync_channel(1);
     let look = move || {
         // Nobody waits any more when it took too long.
-        let _ = found.send(Facts::of(pid).and_then(|facts| software(&facts)).unwrap_or_default());
+        let _ = found.send(of_processes(&pids));
     };
-    match thread::Builder::new().name("software".to_owned()).spawn(look) {
-        Ok(_) => finding.recv_timeout(PATIENCE).unwrap_or_default(),
-        Err(_) => Software::default(),
+    let looking = thread::Builder::new().name("software".to_owned()).spawn(look);
+    let found = looking.ok().and_then(|_| finding.recv_timeout(PATIENCE).ok());
+    debug!(?found, took = ?started.elapsed(), "software of the target");
+    found.unwrap_or_default()
+}
+
+fn of_processes(pids: &[u32]) -> Software {
+    let mut first = Software::default();
+    for pid in pids {
+        let Some(found) = Facts::of(*pid).and_then(|facts| software(&facts)) else { continue };
+        if found.client.is_some() {
+            return found;
+        }
+        if first == Software::default() {
+            first = found;
+        }
     }
+    first
 }
 
 /// What /proc says about a process; paths as the process itself sees them.

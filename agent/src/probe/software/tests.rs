@@ -2,7 +2,6 @@ use std::{
     fs,
     os::unix::fs::symlink,
     process::{Child, Command, Stdio},
-    time::Instant,
 };
 
 use tempfile::TempDir;
@@ -208,7 +207,7 @@ fn a_living_process_is_looked_at() {
     let deadline = Instant::now() + Duration::from_secs(10);
     // Between fork and exec it is still us.
     let found = loop {
-        let found = detect(child.0.id());
+        let found = detect(&[child.0.id()]);
         if found.components.contains_key("python") {
             break found;
         }
@@ -220,5 +219,5 @@ fn a_living_process_is_looked_at() {
 
 #[test]
 fn nothing_is_known_of_a_process_that_is_gone() {
-    assert_eq!(detect(4_000_000), Software::default());
+    assert_eq!(detect(&[4_000_000]), Software::default());
 }
