@@ -15,6 +15,7 @@ mod recording;
 mod reload;
 mod resources;
 mod servers;
+mod side_by_side;
 mod soak;
 mod sockets;
 mod status;

@@ -23,6 +23,7 @@ pub struct Request {
     pub path: String,
     pub route: String,
     pub consumer: Option<String>,
+    host: String,
     fields: String,
     body: Body,
     expects_continue: bool,
@@ -50,6 +51,7 @@ impl Request {
             path: path.to_owned(),
             route: learned_route(path),
             consumer: None,
+            host: "localhost".to_owned(),
             fields: String::new(),
             body: Body::None,
             expects_continue: false,
@@ -60,6 +62,12 @@ impl Request {
 
     pub fn get(path: &str) -> Self {
         Self::new("GET", path)
+    }
+
+    /// Asks for another host than `localhost`; the request goes to the same server all the same.
+    pub fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
     }
 
     pub fn field(mut self, name: &str, value: &str) -> Self {
@@ -141,8 +149,8 @@ impl Request {
         };
         let connection = if keep_alive { "keep-alive" } else { "close" };
         format!(
-            "{} {} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n{framing}{}\r\n",
-            self.method, self.path, self.fields
+            "{} {} HTTP/1.1\r\nHost: {}\r\nConnection: {connection}\r\n{framing}{}\r\n",
+            self.method, self.path, self.host, self.fields
         )
         .into_bytes()
     }

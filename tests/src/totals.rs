@@ -129,6 +129,22 @@ fn add_bins(bins: &mut BTreeMap<u64, u64>, reported: &Value) {
     }
 }
 
+impl Row {
+    /// Adds what was counted elsewhere of the same.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        self.request_size_sum += other.request_size_sum;
+        self.response_size_sum += other.response_size_sum;
+        for (bins, others) in [
+            (&mut self.request_sizes, &other.request_sizes),
+            (&mut self.response_sizes, &other.response_sizes),
+            (&mut self.response_times, &other.response_times),
+        ] {
+            others.iter().for_each(|(bin, count)| *bins.entry(*bin).or_default() += count);
+        }
+    }
+}
+
 impl Key {
     fn of(exchange: &Exchange) -> Self {
         Self {
@@ -196,7 +212,7 @@ pub fn differences(truth: &Totals, reported: &Totals) -> String {
 
 /// Whether the times can be paired so that no pair is more than one bin apart. If any pairing does it, the one in
 /// order of size does.
-fn within_one_bin(truth: &BTreeMap<u64, u64>, reported: &BTreeMap<u64, u64>) -> bool {
+pub(crate) fn within_one_bin(truth: &BTreeMap<u64, u64>, reported: &BTreeMap<u64, u64>) -> bool {
     let (truth, reported) = (times(truth), times(reported));
     truth.len() == reported.len()
         && truth.iter().zip(&reported).all(|(ours, theirs)| ours.abs_diff(*theirs) <= TIME_BIN_MS)

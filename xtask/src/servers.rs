@@ -48,8 +48,12 @@ pub fn install() -> Result<()> {
     let apps = workspace::root().join("tests/e2e/apps");
     let servers = workspace::servers_dir();
     fs::create_dir_all(&servers).with_context(|| format!("cannot create {}", servers.display()))?;
-    install_python(&apps.join("requirements.txt"), &servers)?;
-    install_node(&apps.join("package.json"), &servers)?;
+    install_python(&apps.join("requirements.txt"), &servers, "venv")?;
+    install_node(&apps.join("package.json"), &servers, "node")?;
+    // Two versions of a client do not fit into one environment.
+    install_python(&apps.join("official/requirements-0.25.txt"), &servers, "official-0.25")?;
+    install_python(&apps.join("official/requirements-1.0.txt"), &servers, "official-1.0")?;
+    install_node(&apps.join("official/package.json"), &servers, "official-node")?;
     compile_go(&apps.join("net_http.go"), &servers)?;
     compile_java(&apps.join("java"), &servers)
 }
@@ -110,26 +114,28 @@ impl Drop for Refusal {
     }
 }
 
-fn install_python(requirements: &Path, servers: &Path) -> Result<()> {
-    let venv = servers.join("venv");
-    unless_current(&[requirements], &servers.join("venv.stamp"), || {
+/// Brings a Python environment `name` with what the file lists, dependencies included.
+fn install_python(requirements: &Path, servers: &Path, name: &str) -> Result<()> {
+    let venv = servers.join(name);
+    unless_current(&[requirements], &servers.join(format!("{name}.stamp")), || {
         let _ = fs::remove_dir_all(&venv);
         step::run("creating a Python environment", Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
         let mut pip = Command::new(venv.join("bin/pip"));
         pip.args(["install", "--disable-pip-version-check", "--no-input", "--no-deps", "--requirement"]);
-        step::run("installing servers and frameworks in Python", pip.arg(requirements))
+        step::run(&format!("installing packages of Python into {name}"), pip.arg(requirements))
     })
 }
 
-fn install_node(manifest: &Path, servers: &Path) -> Result<()> {
-    let node = servers.join("node");
-    unless_current(&[manifest], &servers.join("node.stamp"), || {
+/// Brings a directory `name` with what the manifest names and all that it needs.
+fn install_node(manifest: &Path, servers: &Path, name: &str) -> Result<()> {
+    let node = servers.join(name);
+    unless_current(&[manifest], &servers.join(format!("{name}.stamp")), || {
         let _ = fs::remove_dir_all(&node);
         fs::create_dir_all(&node).with_context(|| format!("cannot create {}", node.display()))?;
         fs::copy(manifest, node.join("package.json")).context("cannot copy package.json")?;
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&node);
-        step::run("installing Express and Fastify", &mut npm)
+        step::run(&format!("installing packages of Node into {name}"), &mut npm)
     })
 }
 
