@@ -1,6 +1,6 @@
 //! Export requests: what one target has to say, cut into messages that a receiver takes, and encoded.
 
-use std::{io::Write as _, time::SystemTime};
+use std::{io::Write as _, mem, time::SystemTime};
 
 use flate2::{Compression, GzBuilder};
 use opentelemetry_proto::tonic::{
@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::{
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
     metrics::v1::{Metric, ResourceMetrics, ScopeMetrics},
     resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
 use prost::Message;
 use serde::Serialize;
@@ -19,15 +20,22 @@ use uuid::Uuid;
 use super::{
     events::{self, Capture},
     metrics::{self, Interval, ProcessUse},
+    spans::span,
     value::{scope, text},
 };
 use crate::{
     hub::Startup,
-    pipeline::counters::{Counts, Row},
+    pipeline::{
+        counters::{Counts, Row},
+        detail::Logged,
+    },
+    request_log::{item::WallClock, masked::Masked},
 };
 
 /// Bytes of one request before compression.
 const MAX_REQUEST: usize = 4_000_000;
+/// Bytes of spans that wait for the next export; with more they go out at once.
+const MAX_WAITING: usize = 1_000_000;
 
 /// What kind of telemetry; in the order in which they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +116,10 @@ pub struct Exporter {
     resource: Resource,
     /// Until when things have been reported.
     since: SystemTime,
+    /// Spans for the next export.
+    spans: Vec<Span>,
+    /// Their bytes.
+    spans_len: usize,
     /// What found no room in an export request.
     pub omitted: Omitted,
 }
@@ -124,7 +136,28 @@ pub struct Omitted {
 impl Exporter {
     /// The target gets an identity of its own, as each start of a process does.
     pub fn new(service: &Service, now: SystemTime) -> Self {
-        Self { resource: resource(service, Uuid::new_v4()), since: now, omitted: Omitted::default() }
+        Self {
+            resource: resource(service, Uuid::new_v4()),
+            since: now,
+            spans: Vec::new(),
+            spans_len: 0,
+            omitted: Omitted::default(),
+        }
+    }
+
+    /// Takes exchanges that are in the request log, as it lets them leave. They go out with the next counts; when they
+    /// are many, now.
+    pub fn exchanges(&mut self, exchanges: &[(Logged, Masked)], clock: &WallClock) -> Vec<Export> {
+        let mut exports = Vec::new();
+        for (logged, masked) in exchanges {
+            let span = span(logged, masked, clock);
+            self.spans_len += span.encoded_len();
+            self.spans.push(span);
+            if self.spans_len > MAX_WAITING {
+                exports.extend(self.traces());
+            }
+        }
+        exports
     }
 
     /// Announces the target.
@@ -151,9 +184,31 @@ impl Exporter {
             records.extend(grouped.records);
             self.omitted.error_groups += grouped.omitted;
         }
-        let mut exports = self.logs(&records);
+        let mut exports = self.traces();
+        exports.extend(self.logs(&records));
         exports.extend(self.metrics(&counts.rows, usage, interval));
         exports
+    }
+
+    fn traces(&mut self) -> Vec<Export> {
+        self.spans_len = 0;
+        let spans = mem::take(&mut self.spans);
+        if spans.is_empty() {
+            return Vec::new();
+        }
+        self.fitting(&spans, |exporter, spans| {
+            Export::Traces(ExportTraceServiceRequest {
+                resource_spans: vec![ResourceSpans {
+                    resource: Some(exporter.resource.clone()),
+                    scope_spans: vec![ScopeSpans {
+                        scope: Some(scope()),
+                        spans: spans.to_vec(),
+                        ..ScopeSpans::default()
+                    }],
+                    ..ResourceSpans::default()
+                }],
+            })
+        })
     }
 
     fn logs(&mut self, records: &[LogRecord]) -> Vec<Export> {

@@ -1,7 +1,7 @@
 //! Ships counts by OTLP/HTTP: to Apitally with a write token, or to any collector.
 //!
-//! An [`Exporter`] per target turns what the pipeline counted into OTLP's messages ([`metrics`], [`events`]), with the
-//! names, limits and histograms of the newest official client. [`Otlp::start`] spawns one task per endpoint, which
+//! An [`Exporter`] per target turns what the pipeline counted into OTLP's messages ([`metrics`], [`events`], [`spans`]), with
+//! the names, limits and histograms of the newest official client. [`Otlp::start`] spawns one task per endpoint, which
 //! delivers them in that client's order and pace.
 //!
 //! Never in a log: the token, values of headers, and anything from the body of a reply.
@@ -13,6 +13,7 @@ mod export;
 mod metrics;
 mod queue;
 mod schedule;
+mod spans;
 mod value;
 
 pub use client::{Answer, LastAnswer, Otlp, OtlpState, StartError};

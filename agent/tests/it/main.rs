@@ -6,6 +6,7 @@ mod hub_messages;
 mod hub_reporter;
 mod otlp_client;
 mod otlp_messages;
+mod otlp_spans;
 mod recordings;
 mod request_log;
 mod status;

@@ -68,7 +68,7 @@ fn item(options: &LogOptions, logged: Logged) -> Option<Value> {
 }
 
 /// The exchange that a line of a golden file describes.
-fn logged(line: &Value) -> Logged {
+pub fn logged(line: &Value) -> Logged {
     let (request, response) = (&line["request"], &line["response"]);
     let path = line["official"]["path"].as_str().map(str::to_owned);
     Logged {
@@ -105,7 +105,7 @@ fn pairs(list: &Value) -> Vec<(String, String)> {
 }
 
 /// `"text"`, in which `<<c*N>>` is a run, or `{"base64": ".."}`.
-fn bytes(body: &Value) -> Option<Vec<u8>> {
+pub fn bytes(body: &Value) -> Option<Vec<u8>> {
     if let Some(text) = body["base64"].as_str() {
         return Some(BASE64_STANDARD.decode(text).unwrap());
     }
