@@ -46,6 +46,8 @@ pub enum Failure {
     #[error(transparent)]
     Hub(#[from] crate::hub::StartError),
     #[error(transparent)]
+    OpenApi(#[from] crate::openapi::SourceError),
+    #[error(transparent)]
     Status(#[from] crate::status::client::StatusError),
     #[error("{}: {error}", path.display())]
     Recording { path: PathBuf, error: ReadError },
@@ -60,6 +62,7 @@ impl Failure {
             Self::Config(ConfigError::File(_) | ConfigError::InFile { .. }) => Exit::Config,
             Self::Config(ConfigError::Unreadable { .. }) => Exit::NoInput,
             Self::Recording { .. } => Exit::NoInput,
+            Self::OpenApi(error) => error.exit(),
             Self::Status(error) => error.exit(),
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,

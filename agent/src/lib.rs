@@ -19,6 +19,7 @@ pub mod request_log;
 
 pub mod hub;
 pub mod machine;
+pub mod openapi;
 pub mod otlp;
 pub mod slots;
 pub mod spool;
