@@ -25,7 +25,7 @@ use zerocopy::IntoBytes as _;
 
 use self::{
     account::{LedgerLine, TapAlarm, log_ledger, log_tap},
-    report::Report,
+    report::{Occasion, Report},
     signals::{Asked, Signals},
     sink::{Hubs, Sink},
     tape::Tape,
@@ -371,7 +371,8 @@ impl Daemon {
         for report in &mut self.reports {
             let heartbeat = report.target.alive && report.timer.take_due(now);
             if heartbeat || std::mem::take(&mut report.last_words_due) {
-                report.send(&mut self.pipeline, &self.probe);
+                let occasion = if heartbeat { Occasion::Heartbeat } else { Occasion::Last };
+                report.send(&mut self.pipeline, &self.probe, occasion);
                 let ledger = self.pipeline.ledger(report.target.id);
                 log_ledger(report.target.pid, &ledger, LedgerLine::Interim);
                 report.alarm.look_at(report.target.pid, &ledger, now);
@@ -419,7 +420,7 @@ impl Daemon {
         let target = &report.target;
         let (id, pid) = (target.id, target.pid);
         self.pipeline.finish_target(id);
-        report.send(&mut self.pipeline, &self.probe);
+        report.send(&mut self.pipeline, &self.probe, Occasion::Last);
         let ledger = self.pipeline.ledger(id);
         report.sink.ledger(pid, &ledger);
         log_ledger(pid, &ledger, LedgerLine::Last);

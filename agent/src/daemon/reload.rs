@@ -4,7 +4,7 @@ use agent_common::{conn::TargetId, limits};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 
-use super::{BATCH, Daemon, sink::Sink, tell_systemd};
+use super::{BATCH, Daemon, report::Occasion, sink::Sink, tell_systemd};
 use crate::{
     config::{Config, TargetConfig},
     exit::Failure,
@@ -57,7 +57,7 @@ impl Daemon {
         let sink = if report.config.delivery == config.delivery {
             None
         } else {
-            report.send(&mut self.pipeline, &self.probe);
+            report.send(&mut self.pipeline, &self.probe, Occasion::Last);
             Some(Sink::open(&config, &report.target, &self.config.state_dir, &mut self.hubs)?)
         };
         self.pipeline.set_policy(report.target.id, config.policy.clone());

@@ -7,7 +7,7 @@ use tracing::debug;
 use super::{account::Alarm, sink::Sink};
 use crate::{
     config::TargetConfig,
-    hub::{App, PathItem, Resources, SyncTimer},
+    hub::{Announcements, App, PathItem, Resources, SyncTimer},
     pipeline::Pipeline,
     probe::{
         load::Probe,
@@ -25,8 +25,7 @@ pub struct Report {
     software: Software,
     meter: Meter,
     pub timer: SyncTimer,
-    /// The routes the hub has been told of; None before the first start-up message.
-    announced: Option<u64>,
+    announcements: Announcements,
     pub alarm: Alarm,
     pub last_sync: Option<Instant>,
     /// The target ended; what was counted since the last message is still to be sent.
@@ -34,6 +33,14 @@ pub struct Report {
     /// What the kernel side had no room to tell of, as far as it is accounted for: see
     /// [`crate::probe::load::Probe::untold`].
     pub untold: u64,
+}
+
+/// Why a sync is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    Heartbeat,
+    /// Nothing more will come of this process, or of us.
+    Last,
 }
 
 impl Report {
@@ -46,7 +53,7 @@ impl Report {
             meter: Meter::default(),
             timer: SyncTimer::start(Instant::now(), config.sync_interval),
             config,
-            announced: None,
+            announcements: Announcements::default(),
             alarm: Alarm::default(),
             last_sync: None,
             last_words_due: false,
@@ -59,7 +66,7 @@ impl Report {
         self.timer = SyncTimer::start(Instant::now(), self.config.sync_interval);
         self.software = software::detect(&probe.processes(self.target.id));
         self.meter = Meter::default();
-        self.announced = None;
+        self.announcements.restart();
     }
 
     /// Reports as `config` says from now on, to `sink` where that is another one.
@@ -69,7 +76,7 @@ impl Report {
             self.sink = sink;
         }
         if is_another || config.app != self.config.app {
-            self.announced = None;
+            self.announcements.restart();
         }
         if config.sync_interval != self.config.sync_interval {
             self.timer = SyncTimer::start(Instant::now(), config.sync_interval);
@@ -77,20 +84,21 @@ impl Report {
         self.config = config;
     }
 
-    /// Sends the start-up message when there are new routes, and a sync.
-    pub fn send(&mut self, pipeline: &mut Pipeline, probe: &Probe) {
+    /// Sends the start-up message when it is due, and a sync.
+    pub fn send(&mut self, pipeline: &mut Pipeline, probe: &Probe, occasion: Occasion) {
         let generation = pipeline.route_generation(self.target.id);
-        if self.announced != Some(generation) {
-            let routes = pipeline.operations(self.target.id).into_iter();
+        let is_behind = self.announcements.is_behind(generation);
+        let operations = if is_behind { pipeline.operations(self.target.id) } else { Vec::new() };
+        let is_due = self.announcements.take_due(generation, operations.len());
+        if is_due || (is_behind && occasion == Occasion::Last) {
             let app = App {
                 version: self.config.app.version.clone(),
                 client: self.config.app.client.clone().or_else(|| self.software.client.clone()),
                 components: self.software.components.clone(),
-                routes: routes.map(PathItem::from).collect(),
+                routes: operations.into_iter().map(PathItem::from).collect(),
                 ..App::default()
             };
             self.sink.startup(self.target.pid, app);
-            self.announced = Some(generation);
         }
         let counts = pipeline.take_counts(self.target.id);
         debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");

@@ -12,7 +12,7 @@ use super::{Daemon, report::Report};
 use crate::{
     config::HubTarget,
     hub::{Answer, Condition, HubState},
-    pipeline::ledger::Coverage,
+    pipeline::{ledger::Coverage, route::Source},
     status::report::{
         AgentStatus, Consumers, Hub, LastAnswer, MAX_TEMPLATE, Resources, Route, Routes, Tap, Target,
     },
@@ -72,7 +72,12 @@ impl Daemon {
             notes: ledger.notes().map(named).collect(),
             connections: pipeline.connections(id) as u64,
             open_exchanges: pipeline.open_exchanges(id),
-            routes: Routes { count: list.len() as u64, limit: limits.max_routes as u64, list },
+            routes: Routes {
+                count: list.len() as u64,
+                learned: list.iter().filter(|route| route.source == Source::Learned.as_str()).count() as u64,
+                limit: limits.max_routes as u64,
+                list,
+            },
             consumers: Consumers { count: pipeline.consumers(id) as u64, limit: limits.max_consumers as u64 },
             last_sync_age_s: report.last_sync.map(|last| (now - last).as_secs_f64()),
             next_sync_in_s: report

@@ -8,6 +8,7 @@
 //! Never here: an HTTP server of any kind, or anything about how the counts came about. Never in a log: the
 //! client id, URLs and bodies of replies.
 
+mod announce;
 mod client;
 mod config;
 mod failure;
@@ -16,6 +17,7 @@ mod message;
 mod queue;
 mod schedule;
 
+pub use announce::Announcements;
 pub use client::{Answer, Condition, Delivery, Hub, HubConfig, HubState, LastAnswer, StartError};
 pub use config::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError};
 pub use failure::Failure;

@@ -104,6 +104,10 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Routes {
     pub count: u64,
+    /// Those of them that were learned.
+    #[serde(default)]
+    pub learned: u64,
+    /// Of those that are learned.
     pub limit: u64,
     /// All of them; templates are cut to [`MAX_TEMPLATE`] characters.
     pub list: Vec<Route>,
@@ -115,7 +119,7 @@ pub const MAX_TEMPLATE: usize = 256;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     pub template: String,
-    /// `learned`, from paths that were answered.
+    /// `declared`, in the configuration; `openapi`, in a document; `learned`, from paths that were answered.
     pub source: String,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     is_harmless,
-    report::{AgentStatus, Counts, Hub, Target},
+    report::{AgentStatus, Counts, Hub, Routes, Target},
 };
 
 /// Routes that are listed; `--json` has all.
@@ -122,7 +122,14 @@ impl Lines {
         let last = target.last_sync_age_s.map_or("none yet".to_owned(), |age| format!("{} ago", span(age)));
         let next = target.next_sync_in_s.map_or("none due".to_owned(), |due| format!("in {}", span(due)));
         self.fact("messages", &format!("last {last}, next {next}"));
-        self.fact("routes", &format!("{} of at most {}", target.routes.count, target.routes.limit));
+        let Routes { count, learned, limit, .. } = target.routes;
+        self.fact(
+            "routes",
+            &match count.saturating_sub(learned) {
+                0 => format!("{learned} of at most {limit}"),
+                declared => format!("{declared} declared, {learned} of at most {limit} learned"),
+            },
+        );
         for route in target.routes.list.iter().take(ROUTES_SHOWN) {
             self.fact("", &format!("{} ({})", route.template, route.source));
         }
@@ -161,7 +168,7 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::report::{Consumers, LastAnswer, Resources, Route, Routes, Tap};
+    use crate::status::report::{Consumers, LastAnswer, Resources, Route, Tap};
 
     fn some(counts: &[(&str, u64)]) -> Counts {
         counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
@@ -217,6 +224,7 @@ mod tests {
                 open_exchanges: 1,
                 routes: Routes {
                     count: 1,
+                    learned: 1,
                     limit: 1000,
                     list: vec![Route { template: "/items/{id}".to_owned(), source: "learned".to_owned() }],
                 },
@@ -253,6 +261,20 @@ target --port 8000: pid 42 gunicorn
                /items/{id} (learned)
 ";
         assert_eq!(of(&example()), want);
+    }
+
+    #[test]
+    fn declared_routes_are_told_from_learned_ones() {
+        let mut status = example();
+        status.targets[0]
+            .routes
+            .list
+            .insert(0, Route { template: "/items/me".to_owned(), source: "openapi".to_owned() });
+        status.targets[0].routes.count = 2;
+        let text = of(&status);
+        let want =
+            "  routes       1 declared, 1 of at most 1000 learned\n               /items/me (openapi)\n";
+        assert!(text.contains(want), "{text}");
     }
 
     #[test]
