@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use agent::pipeline::{
     Pipeline,
-    counters::{Bins, Row},
+    counters::{Bins, Row, ServerErrors, ValidationErrors},
 };
 use agent_common::conn::TargetId;
 
@@ -18,9 +18,14 @@ pub struct Account {
 }
 
 impl Account {
-    /// Takes what was counted since the last take.
-    pub fn take(&mut self, pipeline: &mut Pipeline, target: TargetId) {
-        for row in pipeline.take_counts(target).rows {
+    /// Takes what was counted since the last take. Errors that bodies told of are not added up.
+    pub fn take(
+        &mut self,
+        pipeline: &mut Pipeline,
+        target: TargetId,
+    ) -> (Vec<ValidationErrors>, Vec<ServerErrors>) {
+        let counts = pipeline.take_counts(target);
+        for row in counts.rows {
             let sum = |bins: &Bins| bins.values().sum::<u64>();
             assert_eq!(sum(&row.response_times), row.request_count, "each exchange has a response time");
             assert!(sum(&row.request_sizes) <= row.request_count);
@@ -35,14 +40,20 @@ impl Account {
             add(&mut total.request_sizes, &row.request_sizes);
             add(&mut total.response_sizes, &row.response_sizes);
         }
+        (counts.validation_errors, counts.server_errors)
     }
 
     /// Takes the rest, and compares with the ledger.
-    pub fn close(&mut self, pipeline: &mut Pipeline, target: TargetId) {
-        self.take(pipeline, target);
+    pub fn close(
+        &mut self,
+        pipeline: &mut Pipeline,
+        target: TargetId,
+    ) -> (Vec<ValidationErrors>, Vec<ServerErrors>) {
+        let told = self.take(pipeline, target);
         let reported: u64 = self.rows.values().map(|row| row.request_count).sum();
         assert_eq!(reported, pipeline.ledger(target).reported, "rows and ledger differ");
         assert_adds_up(pipeline, target);
+        told
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use agent::pipeline::{
     Ktime, Limits, Pipeline, Policy,
     consumer::{ConsumerRule, ConsumerRules, Key, Source},
+    detail::Keep,
 };
 use agent_common::{
     conn::{Direction, TargetId},
@@ -32,7 +33,7 @@ const LIMITS: Limits = Limits {
 const TARGETS: [TargetId; 3] = [1, 2, 3];
 
 /// Pieces of messages, to be put together.
-const WORDS: [&[u8]; 20] = [
+const WORDS: [&[u8]; 23] = [
     b"GET /a HTTP/1.1\r\n\r\n",
     b"GET /b/7 HTTP/1.1\r\nwho: me\r\n\r\n",
     b"GET /",
@@ -44,6 +45,9 @@ const WORDS: [&[u8]; 20] = [
     b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
     b"HTTP/1.1 201 OK\r\ncontent-length: 18446744073709551615\r\n\r\n",
     b"HTTP/1.1 404 OK\r\ncontent-length: 0\r\n\r\n",
+    b"POST /e HTTP/1.1\r\ncontent-type: a/b\r\ncontent-length: 30\r\n\r\n",
+    b"HTTP/1.1 422 No\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"message\":[\"\"]}",
+    b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\n",
     b"HTTP/1.1 101 Switching\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
@@ -70,8 +74,9 @@ pub fn check(input: &[u8]) {
         assert_eq!(tap.pipeline.open_exchanges(target), 0);
         assert_eq!(tap.pipeline.connections(target), 0);
         assert_adds_up(&tap.pipeline, target);
+        tap.pipeline.take_logged(target);
     }
-    assert_eq!(tap.pipeline.buffered(), 0);
+    assert_eq!((tap.pipeline.buffered(), tap.pipeline.details()), (0, 0));
 }
 
 struct Tap {
@@ -91,9 +96,17 @@ impl Tap {
     fn new() -> Self {
         let who = ConsumerRule::new(Source::header("who").expect("it is a name"));
         let rules = ConsumerRules::new(Key::from_client_id(""), vec![who]).expect("one rule is not too many");
-        let policy = Policy { consumers: rules.into(), ..Policy::default() };
+        let keep = Keep {
+            exchanges: true,
+            request_bodies: true,
+            response_bodies: true,
+            content_types: vec!["a/".to_owned()],
+            errors: true,
+        };
+        let policy = Policy { consumers: rules.into(), keep, ..Policy::default() };
         let mut pipeline = Pipeline::new(LIMITS);
-        pipeline.add_target(TARGETS[0], policy.clone());
+        // The first keeps nothing, the others share what there is for details.
+        pipeline.add_target(TARGETS[0], Policy { keep: Keep::default(), ..policy.clone() });
         pipeline.add_target(TARGETS[1], Policy { ports: vec![80], ..policy.clone() });
         Self {
             pipeline,
@@ -128,7 +141,10 @@ impl Tap {
                 self.now = self.now.saturating_add(ahead);
                 self.pipeline.handle_tick(Ktime(self.now));
             }
-            5 => self.accounts[index].take(&mut self.pipeline, target),
+            5 => {
+                self.accounts[index].take(&mut self.pipeline, target);
+                self.pipeline.take_logged(target);
+            }
             6 => {
                 let mutes = self.pipeline.take_mutes().count();
                 let closed = self.pipeline.take_closed().count();
@@ -242,6 +258,8 @@ impl Tap {
         assert!(connections <= LIMITS.max_connections, "{connections} connections");
         let buffered = pipeline.buffered();
         assert!(buffered <= LIMITS.max_buffered, "{buffered} bytes of heads");
+        assert!(pipeline.details() <= LIMITS.max_details);
+        assert!(pipeline.details_add_up());
         for target in TARGETS {
             assert_adds_up(pipeline, target);
             assert!(pipeline.open_exchanges(target) <= LIMITS.max_open);

@@ -10,6 +10,7 @@ pub mod tap;
 
 pub mod bodies;
 pub mod dialogs;
+pub mod errors;
 pub mod events;
 pub mod heads;
 pub mod labels;
@@ -22,9 +23,10 @@ pub mod streams;
 pub type Check = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Check); 9] = [
+pub const TARGETS: [(&str, Check); 10] = [
     ("bodies", bodies::check),
     ("dialogs", dialogs::check),
+    ("errors", errors::check),
     ("events", events::check),
     ("heads", heads::check),
     ("labels", labels::check),

@@ -15,7 +15,7 @@ pub type Bins = BTreeMap<u64, u64>;
 pub struct Counts {
     /// In a stable order: by consumer, path, method, status.
     pub rows: Vec<Row>,
-    /// What was wrong with requests, as far as responses say it.
+    /// What was wrong with requests, as far as responses say it; in a stable order, as all of these.
     pub validation_errors: Vec<ValidationErrors>,
     /// What responses say of errors in the server.
     pub server_errors: Vec<ServerErrors>,
@@ -24,7 +24,7 @@ pub struct Counts {
 }
 
 /// Equal validation errors of requests that share consumer, method and route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ValidationErrors {
     pub consumer: Option<String>,
     pub method: String,
@@ -39,7 +39,7 @@ pub struct ValidationErrors {
 }
 
 /// Equal errors of exchanges that share consumer, method and route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServerErrors {
     pub consumer: Option<String>,
     pub method: String,

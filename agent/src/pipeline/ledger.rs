@@ -223,6 +223,11 @@ pub struct Ledger {
     pub consumers_over_limit: u64,
     /// Exchanges of which details were wanted and not kept: there was no room. They are counted all the same.
     pub details_dropped: u64,
+    /// Bodies that may have said something of errors and were not read: too large, not whole, or not to be decoded.
+    pub error_bodies_unread: u64,
+    /// Errors beyond what is kept between two takes, or of one body.
+    pub validation_errors_dropped: u64,
+    pub server_errors_dropped: u64,
 }
 
 impl Ledger {
@@ -300,6 +305,9 @@ impl Ledger {
             ("stale_bytes", self.stale_bytes),
             ("consumers_over_limit", self.consumers_over_limit),
             ("details_dropped", self.details_dropped),
+            ("error_bodies_unread", self.error_bodies_unread),
+            ("validation_errors_dropped", self.validation_errors_dropped),
+            ("server_errors_dropped", self.server_errors_dropped),
         ]
         .into_iter()
     }

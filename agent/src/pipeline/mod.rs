@@ -9,6 +9,7 @@ pub mod conn;
 pub mod consumer;
 pub mod counters;
 pub mod detail;
+pub mod errors;
 pub mod exponential;
 pub mod http;
 pub mod ledger;

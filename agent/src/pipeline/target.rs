@@ -6,11 +6,17 @@ use std::{collections::HashSet, sync::Arc};
 use super::{
     Ktime, Limits, Policy,
     consumer::{ConsumerId, ConsumerRules, Consumers, Evidence, Identified},
-    counters::{Counted, Counters, Counts, Key, Measured},
+    counters::{Counted, Counters, Counts, Key, Measured, ServerErrors, ValidationErrors},
     detail::{
-        Logged,
+        Body, Logged, Message,
         budget::{Budget, Held},
-        collect::{Details, Kept},
+        collect::{Details, Kept, NoRoom},
+    },
+    errors::{
+        Said, Says,
+        server::ServerError,
+        tally::{Place, Tally},
+        validation::ValidationError,
     },
     http::{
         framing::Framing,
@@ -39,6 +45,8 @@ pub struct Target {
     /// Exchanges that the policy keeps, since the last take, and the memory of their details.
     logged: Vec<(Logged, Held)>,
     details: Budget,
+    validation_errors: Tally<ValidationError>,
+    server_errors: Tally<ServerError>,
     /// Nothing is taken any more.
     pub finished: bool,
     #[cfg(test)]
@@ -105,6 +113,8 @@ impl Target {
             generation: 0,
             logged: Vec::new(),
             details,
+            validation_errors: Tally::default(),
+            server_errors: Tally::default(),
             finished: false,
             #[cfg(test)]
             reported: Vec::new(),
@@ -162,7 +172,18 @@ impl Target {
             Some(cause) => self.ledger.add(cause, 1),
         }
         if let Some(kept) = answer.kept {
-            let Kept { target, request, response, held } = *kept;
+            if let (None, Some(says)) = (account.lost_to, kept.says)
+                && let (Some(method), Some(route)) = (method, account.route)
+            {
+                self.read_errors(says, Place { consumer, method, route }, answer.status, &kept.response);
+            }
+            let Kept { target, request, mut response, held, .. } = *kept;
+            if !kept.is_whole {
+                return;
+            }
+            if !kept.keeps_response_body {
+                response.body = Body::None;
+            }
             let logged = Logged {
                 head_received: answer.head_received,
                 first_byte: answer.first_byte,
@@ -182,6 +203,30 @@ impl Target {
             self.log(logged, held);
         }
         self.release(consumer);
+    }
+
+    /// Counts what a response says of errors.
+    fn read_errors(&mut self, says: Says, place: Place, status: u16, response: &Message) {
+        let Some(Ok(body)) = response.decoded() else {
+            self.ledger.error_bodies_unread += u64::from(response.body != Body::None);
+            return;
+        };
+        match Said::read(says, status, response.field("allow").is_some(), &body) {
+            Said::Nothing => {}
+            Said::WrongRequest(found) => {
+                self.ledger.validation_errors_dropped += found.dropped;
+                for error in found.errors {
+                    let text = error.text();
+                    let counted = self.validation_errors.count(place, error, text);
+                    self.ledger.validation_errors_dropped += u64::from(!counted);
+                }
+            }
+            Said::ServerError(error) => {
+                let text = error.text();
+                let counted = self.server_errors.count(place, error, text);
+                self.ledger.server_errors_dropped += u64::from(!counted);
+            }
+        }
     }
 
     /// Keeps an exchange until it is taken, if there is room.
@@ -212,11 +257,17 @@ impl Target {
         head: &ResponseHead<'_>,
         framing: Framing,
     ) {
-        if let Some(kept) = details
-            && kept.add_response(head, framing, &self.policy.keep).is_err()
-        {
-            *details = None;
-            self.ledger.details_dropped += 1;
+        let keep = &self.policy.keep;
+        let kept = match details.take() {
+            Some(mut kept) => kept.add_response(head, framing, keep).map(|()| Some(kept)),
+            None if keep.errors && !keep.exchanges => {
+                Details::of_errors(head, framing, keep, &self.details).map(|kept| kept.map(Box::new))
+            }
+            None => return,
+        };
+        match kept {
+            Ok(kept) => *details = kept,
+            Err(NoRoom) => self.ledger.details_dropped += 1,
         }
     }
 
@@ -253,12 +304,40 @@ impl Target {
 
     pub fn take_counts(&mut self) -> Counts {
         let (consumers, routes) = (&self.consumers, &self.routes);
-        let counts = self
-            .counters
-            .take(|id| consumers.identifier(id).map(str::to_owned), |id| routes.template(id).to_owned());
-        let consumers = self.consumers.take_names();
+        let identifier = |id| consumers.identifier(id).map(str::to_owned);
+        let template = |id| routes.template(id).to_owned();
+        let mut counts = self.counters.take(identifier, template);
+        counts.validation_errors = self
+            .validation_errors
+            .take()
+            .map(|(place, error, count)| ValidationErrors {
+                consumer: place.consumer.and_then(identifier),
+                method: place.method.as_str().to_owned(),
+                path: template(place.route),
+                location: error.location,
+                message: error.message,
+                kind: error.kind,
+                count,
+            })
+            .collect();
+        counts.server_errors = self
+            .server_errors
+            .take()
+            .map(|(place, error, count)| ServerErrors {
+                consumer: place.consumer.and_then(identifier),
+                method: place.method.as_str().to_owned(),
+                path: template(place.route),
+                kind: error.kind,
+                message: error.message,
+                traceback: error.traceback,
+                count,
+            })
+            .collect();
+        counts.validation_errors.sort();
+        counts.server_errors.sort();
+        counts.consumers = self.consumers.take_names();
         self.consumers.forget_idle();
-        Counts { consumers, ..counts }
+        counts
     }
 
     /// Has all names of consumers in the next counts, as if they were new.

@@ -46,7 +46,7 @@ fn the_pipeline_touches_nothing_outside() {
     let words = [
         "tokio",
         "aya",
-        // Its formats may be read there; what is sent is put into words elsewhere.
+        // Formats may be read there; what is sent is put into words elsewhere.
         "Serialize",
         "#[serde",
         "reqwest",

@@ -6,9 +6,12 @@ use super::{
     Body, Keep, MAX_BODY, Message,
     budget::{Budget, Held},
 };
-use crate::pipeline::http::{
-    framing::Framing,
-    head::{RequestHead, ResponseHead},
+use crate::pipeline::{
+    errors::Says,
+    http::{
+        framing::Framing,
+        head::{RequestHead, ResponseHead},
+    },
 };
 
 /// What is kept of one exchange: at most two heads of [`crate::pipeline::http::head::MAX_HEAD`] bytes and two bodies of
@@ -16,6 +19,12 @@ use crate::pipeline::http::{
 #[derive(Debug)]
 pub struct Details {
     held: Held,
+    /// The whole exchange is kept, not only what its response says of errors.
+    is_whole: bool,
+    /// What the response may say of errors, where that is wanted.
+    says: Option<Says>,
+    /// Its body is wanted for what it is, too.
+    keeps_response_body: bool,
     /// What the request line asks for.
     target: String,
     request: Fields,
@@ -33,6 +42,12 @@ pub struct NoRoom;
 /// What is left of details when the exchange is over.
 #[derive(Debug)]
 pub struct Kept {
+    /// The whole exchange is kept, not only what its response says of errors.
+    pub is_whole: bool,
+    /// What the response may say of errors, where that is wanted.
+    pub says: Option<Says>,
+    /// Its body is wanted for what it is, too.
+    pub keeps_response_body: bool,
     pub target: String,
     pub request: Message,
     pub response: Message,
@@ -55,12 +70,40 @@ impl Details {
         let wanted = keep.request_bodies && keep.takes_type(content_type(head.fields));
         Ok(Self {
             held: budget.hold(size).ok_or(NoRoom)?,
+            is_whole: true,
+            says: None,
+            keeps_response_body: false,
             target: head.target.to_owned(),
             request: fields(head.fields),
             request_body: Collector::new(wanted, framing),
             response: Fields::new(),
             response_body: Collector::Unwanted,
         })
+    }
+
+    /// Those of a response that may say something of errors, where no more than that is kept. None when it may not.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn of_errors(
+        head: &ResponseHead<'_>,
+        framing: Framing,
+        keep: &Keep,
+        budget: &Budget,
+    ) -> Result<Option<Self>, NoRoom> {
+        let Some(says) = keep.says(head) else { return Ok(None) };
+        let read: Vec<Header<'_>> = head.fields.iter().filter(|field| is_read(field.name)).copied().collect();
+        Ok(Some(Self {
+            held: budget.hold(size_of::<Self>() + fields_size(&read)).ok_or(NoRoom)?,
+            is_whole: false,
+            says: Some(says),
+            keeps_response_body: false,
+            target: String::new(),
+            request: Fields::new(),
+            request_body: Collector::Unwanted,
+            response: fields(&read),
+            response_body: Collector::new(true, framing),
+        }))
     }
 
     /// The head of the final response is complete.
@@ -77,8 +120,9 @@ impl Details {
             return Err(NoRoom);
         }
         self.response = fields(head.fields);
-        let wanted = keep.response_bodies && keep.takes_type(content_type(head.fields));
-        self.response_body = Collector::new(wanted, framing);
+        self.keeps_response_body = keep.response_bodies && keep.takes_type(content_type(head.fields));
+        self.says = keep.says(head);
+        self.response_body = Collector::new(self.keeps_response_body || self.says.is_some(), framing);
         Ok(())
     }
 
@@ -120,10 +164,15 @@ impl Details {
 
     /// The exchange is over; did its bodies come to their ends?
     pub fn finish(self, request_is_whole: bool, response_is_whole: bool) -> Kept {
-        let Self { held, target, request, request_body, response, response_body } = self;
-        let request = Message { fields: request, body: request_body.finish(request_is_whole) };
-        let response = Message { fields: response, body: response_body.finish(response_is_whole) };
-        Kept { target, request, response, held }
+        Kept {
+            is_whole: self.is_whole,
+            says: self.says,
+            keeps_response_body: self.keeps_response_body,
+            target: self.target,
+            request: Message { fields: self.request, body: self.request_body.finish(request_is_whole) },
+            response: Message { fields: self.response, body: self.response_body.finish(response_is_whole) },
+            held: self.held,
+        }
     }
 
     /// Memory that it takes, counted anew: what it holds of the budget.
@@ -134,6 +183,11 @@ impl Details {
         let bodies = self.request_body.capacity() + self.response_body.capacity();
         size_of::<Self>() + self.target.len() + size(&self.request) + size(&self.response) + bodies
     }
+}
+
+/// Whether errors in a body cannot be read without this field.
+fn is_read(name: &str) -> bool {
+    ["content-encoding", "allow"].iter().any(|read| name.eq_ignore_ascii_case(read))
 }
 
 /// One field in memory besides its bytes: its place in the list, and two allocations.
@@ -154,6 +208,12 @@ fn content_type<'a>(fields: &[Header<'a>]) -> &'a [u8] {
 }
 
 impl Keep {
+    /// What a response may say of errors, where that is kept.
+    fn says(&self, head: &ResponseHead<'_>) -> Option<Says> {
+        let says = || Says::of(head.status, content_type(head.fields));
+        self.errors.then(says).flatten()
+    }
+
     /// Whether bodies of a content type are kept.
     fn takes_type(&self, content_type: &[u8]) -> bool {
         self.content_types.iter().any(|start| {

@@ -5,6 +5,7 @@ use agent_common::conn::{Direction, Mute};
 use super::{Line, Player, Split, TARGET, read};
 use crate::pipeline::{
     Limits, Policy,
+    counters::ValidationErrors,
     detail::{Body, Keep, Logged, MAX_BODY},
     http::head::Method,
 };
@@ -245,4 +246,105 @@ fn nothing_is_kept_unless_it_is_asked_for() {
     assert_eq!(player.pipeline.details(), 0);
     player.data(Direction::Egress, b"HTTP/1.1 204 N\r\n\r\n", 18);
     assert_eq!(player.pipeline.take_logged(TARGET), []);
+}
+
+/// Errors alone are kept.
+fn keep_errors() -> Policy {
+    Policy { keep: Keep { errors: true, ..Keep::default() }, ..Policy::default() }
+}
+
+/// A request and its answer, the body chunked.
+fn answered(request: &str, status: u16, fields: &str, body: &str) -> String {
+    format!(
+        "> {request} HTTP/1.1\\r\\n\\r\\n
+         < HTTP/1.1 {status} S\\r\\n{fields}\\r\\ntransfer-encoding: chunked\\r\\n\\r\\n{:x}\\r\\n{body}\\r\\n0\\r\\n\\r\\n\n",
+        body.len()
+    )
+}
+
+const INVALID: &str = r#"{"detail":[{"loc":["body","name"],"msg":"Field required","type":"missing"},{"loc":["path","id"],"msg":"no number","type":"int"}]}"#;
+
+#[test]
+fn validation_errors_are_counted_by_row_and_text() {
+    let json = "content-type: application/json";
+    let script = [
+        answered("POST /items/1", 422, json, INVALID),
+        answered("POST /items/2", 422, json, INVALID),
+        answered("PUT /items/3", 422, json, INVALID),
+        answered("OPTIONS /items/3", 422, json, INVALID),
+        answered("PUT /gone", 404, "content-type: application/problem+json", INVALID),
+        answered("PUT /items/3", 200, json, INVALID),
+        answered("PUT /items/3", 422, "content-type: text/plain", INVALID),
+    ]
+    .concat();
+    for policy in [keep_errors(), keep_all()] {
+        let mut player = Player::new(policy);
+        player.play(&read(&script), Split::Whole);
+        let counts = player.pipeline.take_counts(TARGET);
+        let errors: Vec<_> = counts
+            .validation_errors
+            .iter()
+            .map(|it| {
+                let ValidationErrors { method, path, location, message, kind, count, .. } = it;
+                format!("{method} {path} {} {message} {kind} {count}", location.join("."))
+            })
+            .collect();
+        let want = [
+            "POST /items/{id} body.name Field required missing 2",
+            "POST /items/{id} path.id no number int 2",
+            "PUT /items/{id} body.name Field required missing 1",
+            "PUT /items/{id} path.id no number int 1",
+        ];
+        assert_eq!(errors, want);
+        assert_eq!(player.pipeline.take_counts(TARGET).validation_errors, []);
+        player.pipeline.take_logged(TARGET);
+        assert_eq!((player.pipeline.ledger(TARGET).reported, player.pipeline.details()), (5, 0));
+    }
+}
+
+#[test]
+fn server_errors_are_counted_by_row_and_text() {
+    let boom = r#"{"error":{"name":"TypeError","message":"boom"}}"#;
+    let script = [
+        answered("GET /a", 500, "content-type: application/json", boom),
+        answered("GET /a", 500, "content-type: application/json", boom),
+        answered("GET /a", 500, "content-type: application/json", r#"{"detail":"Internal Server Error"}"#),
+        answered("GET /a", 503, "content-type: application/json", r#"{"message":"too busy"}"#),
+    ]
+    .concat();
+    let mut player = Player::new(keep_errors());
+    player.play(&read(&script), Split::Bytes);
+    let counts = player.pipeline.take_counts(TARGET);
+    let [error] = counts.server_errors.as_slice() else { panic!("{counts:?}") };
+    assert_eq!((error.kind.as_str(), error.message.as_str(), error.count), ("TypeError", "boom", 2));
+    assert_eq!(player.pipeline.take_logged(TARGET), []);
+}
+
+#[test]
+fn bodies_that_say_errors_are_not_in_the_log_unless_bodies_are() {
+    let keep = Keep { exchanges: true, errors: true, ..Keep::default() };
+    let mut player = Player::new(Policy { keep, ..Policy::default() });
+    player.play(&read(&answered("GET /a", 422, "content-type: application/json", INVALID)), Split::Whole);
+    assert_eq!(player.pipeline.take_counts(TARGET).validation_errors.len(), 2);
+    let logged = player.pipeline.take_logged(TARGET);
+    assert_eq!((logged.len(), &logged[0].response.body), (1, &Body::None));
+}
+
+#[test]
+fn bodies_that_cannot_be_read_are_counted() {
+    let head = "> GET /a HTTP/1.1\\r\\n\\r\\n\n< HTTP/1.1 422 S\\r\\ncontent-type: application/json\\r\\n";
+    for (rest, mutes) in [
+        ("content-length: 60000\\r\\n\\r\\n\n<* 60000", 1),
+        ("content-length: 40000\\r\\n\\r\\n\n<* 30000\nx", 0),
+        ("content-length: 40000\\r\\n\\r\\n\n<! 39000\n<* 1000", 0),
+        ("content-encoding: gzip\\r\\ncontent-length: 2\\r\\n\\r\\n{}", 0),
+        ("content-encoding: sdch\\r\\ncontent-length: 2\\r\\n\\r\\n{}", 0),
+    ] {
+        let mut player = Player::new(keep_errors());
+        player.play(&read(&format!("{head}{rest}")), Split::Whole);
+        let ledger = player.pipeline.ledger(TARGET);
+        assert_eq!((ledger.reported, ledger.error_bodies_unread), (1, 1), "{rest}");
+        assert_eq!(player.pipeline.take_mutes().count(), mutes, "{rest}");
+        assert_eq!(player.pipeline.details(), 0);
+    }
 }
