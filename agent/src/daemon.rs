@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 use zerocopy::IntoBytes as _;
 
 use self::{
-    account::{LedgerLine, TapAlarm, log_ledger, log_tap},
+    account::{LedgerLine, TapAlarm, log_ledger, log_tap, open_account},
     report::{Occasion, Report},
     signals::{Asked, Signals},
     sink::{Hubs, Sink},
@@ -147,8 +147,8 @@ impl Daemon {
         if target.is_there() {
             target.attach(&mut self.probe)?;
         }
-        let untold = self.probe.untold(target.id);
-        self.reports.push(Report::new(target, sink, config, untold, &self.probe));
+        let account = open_account(&sink, &config, &target, &self.config.state_dir, &mut self.pipeline);
+        self.reports.push(Report::new(target, sink, account, config, &self.probe));
         Ok(())
     }
 
@@ -256,6 +256,7 @@ impl Daemon {
             Err(error) => log_undecodable(error),
         });
         self.settle();
+        self.reports.iter().for_each(|report| report.note(&self.pipeline));
         Handled { count, exited }
     }
 

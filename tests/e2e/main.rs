@@ -8,6 +8,7 @@ mod counts;
 mod errors;
 mod killed;
 mod lifecycle;
+mod outage;
 mod overload;
 mod pipelining;
 mod ports;

@@ -65,6 +65,8 @@ pub enum Reply {
     Interval(u64),
     /// 200, and says that it did not take so many of what it was sent, for the reason "too old".
     Partial(u8),
+    /// 402, and asks for nothing of the kind for so many seconds.
+    QuotaUsedUp(u64),
     /// 202, but only after this long. Counts as accepted at once.
     Late(Duration),
     /// Keeps the connection open and says nothing.
@@ -104,9 +106,10 @@ impl Received {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// Empty if there is none.
+    /// That of a log file is in the URL. Empty if there is none.
     pub fn message_uuid(&self) -> &str {
-        self.body["message_uuid"].as_str().unwrap_or_default()
+        let in_url = self.target.split_once("?uuid=").map(|(_, uuid)| uuid);
+        in_url.or(self.body["message_uuid"].as_str()).unwrap_or_default()
     }
 
     /// The hub said yes, or was about to.
@@ -440,6 +443,9 @@ fn serve(mut stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
         let location = request.target.clone();
         match shared.take(request) {
             Reply::Status(status) => write_status(&mut stream, status, &location)?,
+            Reply::QuotaUsedUp(seconds) => {
+                write_reply(&mut stream, 402, &format!("retry-after: {seconds}\r\n"), b"")?;
+            }
             Reply::Interval(seconds) => {
                 let field = format!("apitally-export-interval: {seconds}\r\n");
                 write_reply(&mut stream, 200, &field, b"")?;

@@ -1,13 +1,23 @@
 //! The lines of the log that say what became of everything that was seen.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use agent_common::drops::DropReason;
 use tracing::{debug, info, warn};
 
+use super::sink::Sink;
 use crate::{
-    pipeline::ledger::{Cause, Coverage, Ledger},
+    config::TargetConfig,
+    pipeline::{
+        Pipeline,
+        ledger::{Cause, Coverage, Ledger},
+    },
     probe::{discover, load::Probe},
+    spool::{Account, Unsettled},
+    watch::Target,
 };
 
 /// Exchanges that are missed are worth a line in the log this often.
@@ -17,6 +27,33 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 pub enum LedgerLine {
     Interim,
     Last,
+}
+
+/// Opens the account of a target that the pipeline knows, and takes over what is left in it.
+pub fn open_account(
+    sink: &Sink,
+    config: &TargetConfig,
+    target: &Target,
+    state_dir: &Path,
+    pipeline: &mut Pipeline,
+) -> Option<Account> {
+    let (account, left) = sink.open_account(&config.delivery, target, state_dir)?;
+    take_over(target, left, pipeline);
+    Some(account)
+}
+
+/// Puts into a target's ledger what an agent that was killed could not report.
+fn take_over(target: &Target, left: Unsettled, pipeline: &mut Pipeline) {
+    let Unsettled { counted, open } = left;
+    if left != Unsettled::default() {
+        warn!(
+            pid = target.pid,
+            counted,
+            open,
+            "the last agent here was killed; what it had counted since its last message is lost"
+        );
+    }
+    pipeline.lose_killed(target.id, counted, open);
 }
 
 /// The account of a target in one line. What is not in it, `apitally-agent status --json` shows.

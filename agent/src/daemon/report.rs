@@ -1,6 +1,6 @@
 //! What one target's messages are made of, and when they are due.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use tracing::debug;
 
@@ -14,6 +14,7 @@ use crate::{
         resources::Meter,
         software::{self, Software},
     },
+    spool::Account,
     watch::Target,
 };
 
@@ -33,6 +34,12 @@ pub struct Report {
     /// What the kernel side had no room to tell of, as far as it is accounted for: see
     /// [`crate::probe::load::Probe::untold`].
     pub untold: u64,
+    /// What the end of the agent would cost. None where that is of no interest to anybody.
+    account: Option<Arc<Account>>,
+    /// Exchanges that were counted before the account was opened.
+    counted_before: u64,
+    /// Exchanges that are in messages.
+    handed_over: u64,
 }
 
 /// Why a sync is sent.
@@ -45,9 +52,16 @@ pub enum Occasion {
 
 impl Report {
     /// The target is attached already.
-    pub fn new(target: Target, sink: Sink, config: TargetConfig, untold: u64, probe: &Probe) -> Self {
+    pub fn new(
+        target: Target,
+        sink: Sink,
+        account: Option<Account>,
+        config: TargetConfig,
+        probe: &Probe,
+    ) -> Self {
         Self {
             software: software::detect(&probe.processes(target.id)),
+            untold: probe.untold(target.id),
             target,
             sink,
             meter: Meter::default(),
@@ -57,7 +71,9 @@ impl Report {
             alarm: Alarm::default(),
             last_sync: None,
             last_words_due: false,
-            untold,
+            account: account.map(Arc::new),
+            counted_before: 0,
+            handed_over: 0,
         }
     }
 
@@ -70,10 +86,12 @@ impl Report {
     }
 
     /// Reports as `config` says from now on, to `sink` where that is another one.
-    pub fn change(&mut self, config: TargetConfig, sink: Option<Sink>) {
+    pub fn change(&mut self, config: TargetConfig, sink: Option<(Sink, Option<Account>)>) {
         let is_another = sink.is_some();
-        if let Some(sink) = sink {
+        if let Some((sink, account)) = sink {
             self.sink = sink;
+            self.account = account.map(Arc::new);
+            self.counted_before = self.handed_over;
         }
         if is_another || config.app != self.config.app {
             self.announcements.restart();
@@ -82,6 +100,14 @@ impl Report {
             self.timer = SyncTimer::start(Instant::now(), config.sync_interval);
         }
         self.config = config;
+    }
+
+    /// Notes in the account how many exchanges are counted.
+    pub fn note(&self, pipeline: &Pipeline) {
+        if let Some(account) = &self.account {
+            let id = self.target.id;
+            account.note(pipeline.ledger(id).reported - self.counted_before, pipeline.open_exchanges(id));
+        }
     }
 
     /// Sends the start-up message when it is due, and a sync.
@@ -100,11 +126,15 @@ impl Report {
             };
             self.sink.startup(self.target.pid, app);
         }
+        self.note(pipeline);
+        let counted = pipeline.ledger(self.target.id).reported;
+        let exchanges = counted - std::mem::replace(&mut self.handed_over, counted);
+        let receipt = self.account.as_ref().map(|account| account.receipt(exchanges));
         let counts = pipeline.take_counts(self.target.id);
         debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
         self.last_sync = Some(Instant::now());
         let used = self.meter.look(probe.processes(self.target.id));
         let resources = used.and_then(|used| Resources::between(used.cpu_time, used.elapsed, used.memory));
-        self.sink.sync(self.target.pid, counts, resources);
+        self.sink.sync(self.target.pid, counts, resources, receipt);
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::LAST_WORDS;
@@ -16,7 +16,9 @@ use crate::{
     dry_run,
     exit::Failure,
     hub::{App, Hub, HubConfig, HubState, Instance, Pace, Resources, StartError, Startup, Sync},
+    machine,
     pipeline::{counters::Counts, ledger::Ledger},
+    spool::{Account, Receipt, Unsettled},
     watch::Target,
 };
 
@@ -36,10 +38,27 @@ impl Sink {
         Ok(match &config.delivery {
             Delivery::Stdout => Self::Stdout,
             Delivery::Hub(app) => Self::Hub {
-                hub: hubs.start(app, config.sync_interval)?,
+                hub: hubs.start(app, config.sync_interval, state_dir)?,
                 instance: Instance::claim(state_dir, &app.client_id, &app.env, &target.stable_name()),
             },
         })
+    }
+
+    /// The account of what is counted and in no safe place, and what the last one who had it left there. None where
+    /// nothing is sent, or there is no directory for it.
+    pub fn open_account(
+        &self,
+        delivery: &Delivery,
+        target: &Target,
+        state_dir: &Path,
+    ) -> Option<(Account, Unsettled)> {
+        let (Self::Hub { hub, .. }, Delivery::Hub(HubTarget { client_id, env, .. })) = (self, delivery)
+        else {
+            return None;
+        };
+        let owner = format!("hub {client_id} {env} {} {}", target.stable_name(), machine::identity());
+        let account = Account::claim(state_dir, &owner, |life| hub.settled(life));
+        account.inspect_err(|error| debug!(%error, "no account of what the end of the agent would cost")).ok()
     }
 
     pub fn startup(&self, pid: u32, app: App) {
@@ -49,10 +68,12 @@ impl Sink {
         }
     }
 
-    pub fn sync(&self, pid: u32, counts: Counts, resources: Option<Resources>) {
+    pub fn sync(&self, pid: u32, counts: Counts, resources: Option<Resources>, receipt: Option<Receipt>) {
         let now = SystemTime::now();
         match self {
-            Self::Hub { hub, instance } => hub.send_sync(&Sync::new(now, instance.uuid, counts, resources)),
+            Self::Hub { hub, instance } => {
+                hub.send_sync(&Sync::new(now, instance.uuid, counts, resources), receipt);
+            }
             Self::Stdout => dry_run::print_sync(pid, &Sync::new(now, Uuid::nil(), counts, resources)),
         }
     }
@@ -73,13 +94,19 @@ pub struct Hubs {
 impl Hubs {
     /// The delivery to this environment, started if it does not run yet. The target that comes first decides how
     /// patient it is.
-    fn start(&mut self, app: &HubTarget, sync_interval: Option<Duration>) -> Result<Rc<Hub>, StartError> {
+    fn start(
+        &mut self,
+        app: &HubTarget,
+        sync_interval: Option<Duration>,
+        state_dir: &Path,
+    ) -> Result<Rc<Hub>, StartError> {
         if let Some((_, hub)) = self.running.iter().find(|(known, _)| known == app) {
             return Ok(Rc::clone(hub));
         }
         let HubTarget { base_url, client_id, env } = app.clone();
-        let config = HubConfig::new(base_url, client_id, env);
-        let hub = Rc::new(Hub::start(HubConfig { pace: Pace::for_interval(sync_interval), ..config })?);
+        let (pace, state_dir) = (Pace::for_interval(sync_interval), Some(state_dir.to_owned()));
+        let config = HubConfig { pace, state_dir, ..HubConfig::new(base_url, client_id, env) };
+        let hub = Rc::new(Hub::start(config)?);
         self.running.push((app.clone(), Rc::clone(&hub)));
         Ok(hub)
     }
@@ -107,13 +134,17 @@ impl Hubs {
         while let Some(closed) = closing.join_next().await {
             let Ok((env, delivery)) = closed else { continue };
             let env = env.as_str();
-            if delivery.undelivered > 0 {
-                error!(
+            let lost = delivery.undelivered.saturating_sub(delivery.kept);
+            if lost > 0 {
+                error!(env, messages = lost, "the hub did not take the last messages, their counts are lost");
+            }
+            if delivery.kept > 0 {
+                let messages = delivery.kept;
+                warn!(
                     env,
-                    messages = delivery.undelivered,
-                    "the hub did not take the last messages, their counts are lost"
+                    messages, "the hub did not take the last messages, they wait on disk for the next agent"
                 );
-            } else {
+            } else if lost == 0 {
                 debug!(env, messages = delivery.delivered, "last messages delivered");
             }
         }

@@ -14,7 +14,7 @@ use crate::{
     hub::{Answer, Condition, HubState},
     pipeline::{ledger::Coverage, route::Source},
     status::report::{
-        AgentStatus, Consumers, Hub, LastAnswer, MAX_TEMPLATE, Resources, Route, Routes, Tap, Target,
+        AgentStatus, Consumers, Hub, LastAnswer, MAX_TEMPLATE, Resources, Route, Routes, Spool, Tap, Target,
     },
 };
 
@@ -89,12 +89,22 @@ impl Daemon {
 }
 
 fn hub(app: &HubTarget, state: &HubState) -> Hub {
-    let HubState { condition, queued, queued_bytes, delivered, dropped, last_answer } = state;
+    let HubState {
+        condition,
+        queued,
+        queued_bytes,
+        delivered,
+        dropped,
+        last_answer,
+        spool,
+        logs_paused_until,
+    } = state;
     let last_answer = last_answer.as_ref().map(|last| LastAnswer {
         delivered: last.answer == Ok(Answer::Delivered),
         outcome: match &last.answer {
             Ok(Answer::Delivered) => "delivered".to_owned(),
             Ok(Answer::Rejected) => "refused as invalid (422)".to_owned(),
+            Ok(Answer::NoLogs(_)) => "no more request logs for now (402)".to_owned(),
             Ok(Answer::UnknownClientId) => "client id not known (404)".to_owned(),
             Err(failure) => failure.to_string(),
         },
@@ -109,6 +119,15 @@ fn hub(app: &HubTarget, state: &HubState) -> Hub {
         delivered: *delivered,
         dropped: dropped.reasons().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         last_answer,
+        spool: Spool {
+            in_memory: spool.in_memory as u64,
+            recovered: spool.recovered,
+            damaged: spool.given_up.damaged,
+            foreign: spool.foreign,
+            degraded: spool.degraded.clone(),
+        },
+        logs_paused_s: logs_paused_until
+            .map(|until| until.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64()),
     }
 }
 

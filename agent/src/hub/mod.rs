@@ -2,7 +2,8 @@
 //!
 //! [`Hub::start`] spawns one task per client id and environment. Whoever watches the targets asks each
 //! target's [`SyncTimer`] when a message is due, takes that target's counts, makes a [`Sync`] of them and
-//! hands it over without waiting; the task delivers it, or keeps it for up to an hour. A message names its
+//! hands it over without waiting; the task keeps it in a [`crate::spool`] and delivers it, up to an hour later, if need
+//! be after a restart. A message names its
 //! target by the instance identity that [`Instance::claim`] took for it.
 //!
 //! Never here: an HTTP server of any kind, or anything about how the counts came about. Never in a log: the

@@ -48,8 +48,12 @@ impl SyncTimer {
 pub struct Pace {
     /// Waits between the tries of one message grow from this: up to 1x, then up to 2x.
     pub retry_base: Duration,
-    /// Pause between two messages, at least and at most.
-    pub between: (Duration, Duration),
+    /// Pause between two messages.
+    pub between: Duration,
+    /// Likewise, at least and at most, after an outage, when the hub has others to catch up with too.
+    pub catching_up: (Duration, Duration),
+    /// A backlog that would take longer is sent with shorter pauses, but none shorter than `between`.
+    pub catch_up_within: Duration,
     /// After a round that failed, the next one starts this long after it started.
     pub next_round: Duration,
     /// Up to this much is added to `next_round`, so that a hub that comes back is not met by everybody at once.
@@ -63,7 +67,9 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             retry_base: Duration::from_secs(1),
-            between: (Duration::from_millis(100), Duration::from_millis(500)),
+            between: Duration::from_millis(20),
+            catching_up: (Duration::from_millis(100), Duration::from_millis(500)),
+            catch_up_within: Duration::from_secs(180),
             next_round: YOUNG_INTERVAL,
             next_round_jitter: Duration::from_secs(1),
         }
@@ -85,10 +91,14 @@ impl Pace {
         (failed < TRIES).then(|| (self.retry_base * 2_u32.pow(failed - 1)).mul_f64(chance))
     }
 
-    /// How long to pause after a message, before the next.
-    pub(super) fn pause(&self, chance: f64) -> Duration {
-        let (least, most) = self.between;
-        least + most.saturating_sub(least).mul_f64(chance)
+    /// How long to pause after a message, before the next, when `waiting` messages are to be caught up with; None when
+    /// there is nothing to catch up with.
+    pub(super) fn pause(&self, waiting: Option<usize>, chance: f64) -> Duration {
+        let Some(waiting) = waiting else { return self.between };
+        let (least, most) = self.catching_up;
+        let pause = least + most.saturating_sub(least).mul_f64(chance);
+        let share = self.catch_up_within / u32::try_from(waiting.max(1)).unwrap_or(u32::MAX);
+        pause.min(share).max(self.between)
     }
 
     /// When the round after a failed one starts. Never straight away, however long the failed one took.
@@ -152,10 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn pauses_stay_within_their_bounds() {
+    fn pauses_are_long_only_where_there_is_something_to_catch_up_with() {
         let pace = Pace::default();
-        assert_eq!(pace.pause(0.0), Duration::from_millis(100));
-        assert_eq!(pace.pause(1.0), Duration::from_millis(500));
+        let check = |waiting, chance, ms| {
+            assert_eq!(pace.pause(waiting, chance), Duration::from_millis(ms), "{waiting:?}");
+        };
+        check(None, 1.0, 20);
+        check(Some(0), 0.0, 100);
+        check(Some(360), 0.0, 100);
+        check(Some(360), 1.0, 500);
+        check(Some(3600), 0.0, 50);
+        check(Some(1_000_000), 1.0, 20);
     }
 
     #[test]

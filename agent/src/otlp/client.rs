@@ -174,7 +174,7 @@ impl Otlp {
             Ok(delivery) => delivery,
             Err(error) => {
                 error!(%error, "delivery ended before its time");
-                Delivery { delivered: 0, undelivered: self.state.borrow().queued }
+                Delivery { delivered: 0, undelivered: self.state.borrow().queued, kept: 0 }
             }
         }
     }
@@ -235,7 +235,8 @@ impl Task {
             }
         };
         self.round().await;
-        Delivery { delivered: self.state.delivered - finish.delivered_before, undelivered: self.queue.len() }
+        let delivered = self.state.delivered - finish.delivered_before;
+        Delivery { delivered, undelivered: self.queue.len(), kept: 0 }
     }
 
     /// Sends what waits, until something cannot be delivered.

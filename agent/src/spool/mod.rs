@@ -25,7 +25,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{self, timeout_at},
+};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -36,7 +39,7 @@ pub use entry::{Entry, Kind, Label};
 use writer::{Outcome, Refused, Writer};
 
 /// A disk that takes longer than this is not waited for: messages go out from memory.
-const STALLED: Duration = Duration::from_secs(2);
+pub const STALLED: Duration = Duration::from_secs(2);
 /// Messages that are being written at a time. With more the disk does not keep up, and they stay in memory.
 const MAX_WRITING: usize = 1024;
 
@@ -128,7 +131,10 @@ pub struct Spool {
     next: Id,
     /// None where there is no directory.
     writer: Option<Writer>,
+    /// Messages that it was given and has not answered for.
     writing: usize,
+    /// Messages that are kept, and not on disk.
+    in_memory: usize,
     state: SpoolState,
     /// Up to where each account of an earlier life is settled.
     settled: HashMap<Uuid, u64>,
@@ -168,6 +174,7 @@ impl Spool {
             next: Id::default(),
             writer: None,
             writing: 0,
+            in_memory: 0,
             state: SpoolState::default(),
             settled: HashMap::new(),
         };
@@ -194,6 +201,9 @@ impl Spool {
             self.next = Id(id.0 + 1);
             self.state.recovered += 1;
             self.insert(Slot { item: Item::new(id, label, len, now), place: Place::Disk });
+            if !self.rules.kinds.iter().any(|rules| rules.kind == label.kind) {
+                self.give_up_damaged(id);
+            }
         }
         self.expire(now);
         if self.state.recovered > 0 {
@@ -222,7 +232,16 @@ impl Spool {
         self.kept.values().take_while(ready).map(|slot| &slot.item)
     }
 
-    /// All messages, those that are being written included.
+    /// All messages, those that are being written included, oldest first.
+    pub fn all(&self) -> impl Iterator<Item = &Item> {
+        self.kept.values().map(|slot| &slot.item)
+    }
+
+    pub fn contains(&self, id: Id) -> bool {
+        self.kept.contains_key(&id)
+    }
+
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.kept.len()
     }
@@ -253,6 +272,7 @@ impl Spool {
     pub fn remove(&mut self, id: Id) {
         let Some(Slot { item, place }) = self.kept.remove(&id) else { return };
         self.bytes -= item.len;
+        self.in_memory -= usize::from(!matches!(place, Place::Disk));
         let key = (item.label.kind, item.label.source);
         if let Some(count) = self.counts.get_mut(&key) {
             *count -= 1;
@@ -262,9 +282,16 @@ impl Spool {
         }
         match (place, &self.writer) {
             (Place::Disk | Place::Writing { .. }, Some(writer)) => writer.remove(id),
-            (Place::Memory { receipt: Some(receipt), .. }, Some(writer)) => writer.settle(receipt),
-            (Place::Memory { receipt: Some(receipt), .. }, None) => receipt.settle(),
+            (Place::Memory { receipt: Some(receipt), .. }, _) => self.settle_receipt(receipt),
             _ => {}
+        }
+    }
+
+    /// Settles the receipt of a message that is not to be kept. Receipts are settled by one thread alone.
+    pub fn settle_receipt(&self, receipt: Receipt) {
+        match &self.writer {
+            Some(writer) => writer.settle(receipt),
+            None => receipt.settle(),
         }
     }
 
@@ -301,17 +328,19 @@ impl Spool {
         }
     }
 
-    /// Leaves what is kept to whoever opens this destination next, and waits until that is possible. Gives back how
-    /// many messages are left on disk, and how many were only in memory and are lost.
-    pub async fn close(mut self) -> (usize, usize) {
-        while self.writing > 0 && self.writer.is_some() {
-            self.outcome().await;
+    /// Leaves what is kept to whoever opens this destination next, and waits until that is possible or it is time to go.
+    /// Gives back how many messages are known to be left on disk; the others are lost.
+    pub async fn close(mut self, deadline: time::Instant) -> usize {
+        while self.writing > 0 {
+            if timeout_at(deadline, self.outcome()).await.is_err() {
+                break;
+            }
         }
-        let SpoolState { messages, in_memory, .. } = self.state();
+        let on_disk = self.kept.len() - self.in_memory;
         if let Some(writer) = self.writer {
-            writer.close().await;
+            let _ = timeout_at(deadline, writer.close()).await;
         }
-        (messages - in_memory, in_memory)
+        on_disk
     }
 
     /// Messages that are neither on disk nor known to stay in memory.
@@ -319,14 +348,18 @@ impl Spool {
         self.writing
     }
 
-    /// Up to where an account of an earlier life is settled by messages that were found at the start.
-    pub fn settled(&self, life: Uuid) -> Option<u64> {
-        self.settled.get(&life).copied()
+    /// Up to where each account of an earlier life is settled by the messages that were found at the start.
+    pub fn settled(&self) -> &HashMap<Uuid, u64> {
+        &self.settled
+    }
+
+    pub fn given_up(&self) -> GivenUp {
+        self.state.given_up
     }
 
     pub fn state(&self) -> SpoolState {
-        let in_memory = self.kept.values().filter(|slot| !matches!(slot.place, Place::Disk)).count();
-        SpoolState { messages: self.kept.len(), bytes: self.bytes, in_memory, ..self.state.clone() }
+        let (messages, bytes, in_memory) = (self.kept.len(), self.bytes, self.in_memory);
+        SpoolState { messages, bytes, in_memory, ..self.state.clone() }
     }
 
     /// Where a message goes now.
@@ -343,6 +376,7 @@ impl Spool {
 
     fn insert(&mut self, slot: Slot) {
         let Item { id, label: Label { kind, source, .. }, len, .. } = slot.item;
+        self.in_memory += usize::from(!matches!(slot.place, Place::Disk));
         self.kept.insert(id, slot);
         self.bytes += len;
         *self.counts.entry((kind, source)).or_default() += 1;
@@ -389,9 +423,12 @@ impl Spool {
             Ok(()) => {
                 if let Some(slot) = self.kept.get_mut(&id) {
                     slot.place = Place::Disk;
+                    self.in_memory -= 1;
                 }
                 if self.state.degraded.take().is_some() {
                     info!("messages are kept on disk again");
+                }
+                if self.in_memory > self.writing {
                     self.write_what_is_in_memory();
                 }
             }
@@ -403,11 +440,7 @@ impl Spool {
                         }
                     }
                     // It was delivered or given up in the meantime.
-                    (None, Some(receipt)) => {
-                        if let Some(writer) = &self.writer {
-                            writer.settle(receipt);
-                        }
-                    }
+                    (None, Some(receipt)) => self.settle_receipt(receipt),
                     (None, None) => {}
                 }
                 self.degrade(cause);

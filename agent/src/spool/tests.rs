@@ -67,7 +67,11 @@ impl Spool {
 /// Ends it as a death does, but for what was under way.
 fn end(mut spool: Spool) {
     spool.settle_all();
-    wait(spool.close());
+    wait(close(spool));
+}
+
+async fn close(spool: Spool) -> usize {
+    spool.close(time::Instant::now() + HOUR).await
 }
 
 fn messages_in(dir: &Path) -> Vec<PathBuf> {
@@ -237,7 +241,7 @@ fn without_a_directory_messages_are_in_memory_and_it_shows() {
     let state = spool.state();
     assert_eq!((state.messages, state.in_memory), (3, 3));
     assert!(state.degraded.unwrap().contains("Not a directory"));
-    assert_eq!(wait(spool.close()), (0, 3));
+    assert_eq!(wait(close(spool)), 0);
 }
 
 #[test]
@@ -356,7 +360,7 @@ fn a_clock_that_is_set_neither_drops_nor_keeps() {
 fn receipts_are_settled_by_the_disk_by_delivery_and_by_giving_up() {
     let dir = tempfile::tempdir().unwrap();
     let left = |spool: &Spool| {
-        let known = |life| spool.settled(life);
+        let known = |life| spool.settled().get(&life).copied();
         Account::claim(dir.path(), "shop", known).unwrap().1.counted
     };
     let mut spool = open(dir.path(), 0);
@@ -375,7 +379,7 @@ fn receipts_are_settled_by_the_disk_by_delivery_and_by_giving_up() {
     let second = spool.items().nth(1).unwrap().id;
     spool.remove(second);
     fs::rename(dir.path().join("away"), &slot).unwrap();
-    wait(spool.close());
+    wait(close(spool));
     drop(account);
     assert_eq!(left(&open(dir.path(), 0)), 10);
 }
@@ -407,7 +411,7 @@ fn nothing_is_lost_or_doubled_in_random_lives() {
             if random.bool() {
                 spool.settle_all();
             }
-            wait(spool.close());
+            wait(close(spool));
         }
     }
 }

@@ -62,6 +62,24 @@ pub struct Hub {
     pub dropped: Counts,
     /// None before the first.
     pub last_answer: Option<LastAnswer>,
+    pub spool: Spool,
+    /// How long the hub wants no log files yet; None when it does.
+    pub logs_paused_s: Option<f64>,
+}
+
+/// Where messages wait.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spool {
+    /// Messages that would not survive the end of the agent; the others are on disk.
+    pub in_memory: u64,
+    /// Messages of earlier runs that were found at the start.
+    pub recovered: u64,
+    /// Files that were no messages any more.
+    pub damaged: u64,
+    /// Files that do not belong there.
+    pub foreign: u64,
+    /// Why messages cannot be kept on disk; None when they can.
+    pub degraded: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

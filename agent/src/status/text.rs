@@ -2,7 +2,7 @@
 
 use super::{
     is_harmless,
-    report::{AgentStatus, Counts, Hub, Routes, Target},
+    report::{AgentStatus, Counts, Hub, Routes, Spool, Target},
 };
 
 /// Routes that are listed; `--json` has all.
@@ -82,6 +82,17 @@ impl Lines {
             self.fact("", &format!("last answer {} ago: {}", span(answer.age_s), answer.outcome));
         }
         self.fact("", &format!("{} messages queued, {}", hub.queued, size(hub.queued_bytes)));
+        if let Some(cause) = &hub.spool.degraded {
+            let in_memory = hub.spool.in_memory;
+            self.fact("", &format!("spool: degraded, {in_memory} messages in memory alone: {cause}"));
+        }
+        if hub.spool.damaged + hub.spool.foreign > 0 {
+            let Spool { damaged, foreign, .. } = hub.spool;
+            self.fact("", &format!("spool: {damaged} damaged files, {foreign} that do not belong there"));
+        }
+        if let Some(pause) = hub.logs_paused_s {
+            self.fact("", &format!("request logs are not wanted for {}", span(pause)));
+        }
         if hub.dropped.values().any(|count| *count > 0) {
             self.fact("", &format!("messages given up: {}", counts(&hub.dropped)));
         }
@@ -204,6 +215,14 @@ mod tests {
                     outcome: "delivered".to_owned(),
                     age_s: 2.5,
                 }),
+                spool: Spool {
+                    in_memory: 1,
+                    recovered: 2,
+                    damaged: 3,
+                    foreign: 0,
+                    degraded: Some("No space left on device".to_owned()),
+                },
+                logs_paused_s: Some(90.0),
             }],
             targets: vec![Target {
                 spec: "--port 8000".to_owned(),
@@ -247,6 +266,9 @@ apitally-agent 0.1.0, pid 4711, up 2 h 13 min, Linux 6.18.5
   hub          https://hub.apitally.io (prod), 3 messages delivered
                last answer 2.5 s ago: delivered
                1 messages queued, 900 B
+               spool: degraded, 1 messages in memory alone: No space left on device
+               spool: 3 damaged files, 0 that do not belong there
+               request logs are not wanted for 90 s
 
 target --port 8000: pid 42 gunicorn
   processes    10 (42, 43, 44, 45, 46, 47, 48, 49, ...)

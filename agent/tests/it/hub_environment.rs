@@ -32,7 +32,7 @@ fn reported_as_a_child() -> bool {
     reporter.sync(1);
     let delivered = reporter.eventually("an answer", |state| state.last_answer.is_some());
     assert_eq!(delivered.delivered, 1, "{:?}", delivered.last_answer);
-    assert_eq!(reporter.finish(Duration::from_secs(10)), Delivery { delivered: 0, undelivered: 0 });
+    assert_eq!(reporter.finish(Duration::from_secs(10)), Delivery { delivered: 0, undelivered: 0, kept: 0 });
     true
 }
 

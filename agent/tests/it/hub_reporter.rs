@@ -34,7 +34,9 @@ pub fn config(url: &str) -> HubConfig {
     HubConfig {
         pace: Pace {
             retry_base: Duration::from_millis(4),
-            between: (Duration::ZERO, Duration::from_millis(2)),
+            between: Duration::ZERO,
+            catching_up: (Duration::ZERO, Duration::from_millis(2)),
+            catch_up_within: Duration::from_secs(180),
             next_round: Duration::from_millis(20),
             next_round_jitter: Duration::from_millis(2),
         },
@@ -80,7 +82,7 @@ impl Reporter {
         };
         let counts = Counts { rows: vec![row], ..Counts::default() };
         let sync = Sync::new(SystemTime::now(), self.instance, counts, None);
-        self.hub.send_sync(&sync);
+        self.hub.send_sync(&sync, None);
         sync
     }
 

@@ -4,6 +4,7 @@ mod hub_client;
 mod hub_environment;
 mod hub_messages;
 mod hub_reporter;
+mod hub_spool;
 mod otlp_client;
 mod otlp_messages;
 mod otlp_spans;

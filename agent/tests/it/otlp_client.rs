@@ -272,7 +272,7 @@ fn finish_sends_what_waits_without_pauses() {
     sender.send(&[(Signal::Metrics, "m1")]);
     sender.eventually("a round failed", |state| state.last_answer.is_some());
     sender.send(&[(Signal::Traces, "t"), (Signal::Metrics, "m2")]);
-    assert_eq!(sender.finish(AMPLE), Delivery { delivered: 3, undelivered: 0 });
+    assert_eq!(sender.finish(AMPLE), Delivery { delivered: 3, undelivered: 0, kept: 0 });
     assert_eq!(names(&hub), ["m1", "t", "m1", "m2"]);
 }
 
@@ -284,7 +284,7 @@ fn finish_keeps_its_deadline_against_a_silent_endpoint() {
     sender.send(&[(Signal::Logs, "l"), (Signal::Metrics, "m")]);
     hub.eventually_receives(1, LOGS);
     let asked = Instant::now();
-    assert_eq!(sender.finish(BRIEF), Delivery { delivered: 0, undelivered: 2 });
+    assert_eq!(sender.finish(BRIEF), Delivery { delivered: 0, undelivered: 2, kept: 0 });
     assert!(asked.elapsed() < BRIEF + Duration::from_secs(2), "{:?}", asked.elapsed());
 }
 
