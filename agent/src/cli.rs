@@ -79,6 +79,20 @@ pub struct RunArgs {
     #[arg(long, value_name = "URL", env = "APITALLY_HUB_BASE_URL")]
     pub hub_url: Option<String>,
 
+    /// Write token of the app, as the Apitally dashboard shows it: report by OTLP, without a client id
+    #[arg(long, value_name = "TOKEN", env = "APITALLY_WRITE_TOKEN", hide_env_values = true)]
+    pub write_token: Option<String>,
+
+    /// Report by OTLP/HTTP to this address, Apitally's or any collector's
+    ///
+    /// [default: https://otlp.apitally.io with a write token]
+    #[arg(long, value_name = "URL", env = "APITALLY_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+
+    /// Send this header to the collector with each request; may be given several times
+    #[arg(long, value_name = "NAME: VALUE", action = ArgAction::Append)]
+    pub otlp_header: Vec<String>,
+
     /// Where the agent keeps its identity [default: $STATE_DIRECTORY, else /var/lib/apitally-agent]
     #[arg(long, value_name = "DIR", env = "APITALLY_STATE_DIR")]
     pub state_dir: Option<PathBuf>,

@@ -25,6 +25,7 @@ use self::{
 use crate::{
     cli::{CheckArgs, LogFormat, LogLevel, ReplayArgs, RunArgs, RuntimeArgs, TargetArgs},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
+    otlp::{Destination, Endpoint, EndpointError, HeaderError, WriteTokenError},
     pipeline::{Policy, consumer::RuleError},
 };
 
@@ -131,8 +132,19 @@ impl std::fmt::Display for TargetSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
     Hub(HubTarget),
-    /// JSON lines on stdout.
+    Otlp(OtlpTarget),
+    /// What the hub would get, as JSON lines on stdout.
     Stdout,
+    /// Likewise, what would go out by OTLP.
+    OtlpStdout(OtlpTarget),
+}
+
+/// One environment of one app at Apitally, or a collector. Targets that report to the same one share its delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpTarget {
+    pub endpoint: Endpoint,
+    pub destination: Destination,
+    pub env: Env,
 }
 
 /// One environment of one app at a hub. Targets that report to the same one share its delivery.
@@ -170,7 +182,8 @@ pub enum ValueError {
     TooManyTargets,
     #[error(
         "no client id: give --client-id UUID, set APITALLY_CLIENT_ID, or write `client_id` into the configuration \
-         file (the dashboard shows it), or try --dry-run"
+         file (the dashboard shows it), or try --dry-run; with a newer app that has a write token instead, give \
+         --write-token, and for another OTLP collector --otlp-endpoint"
     )]
     NoClientId,
     #[error(
@@ -182,6 +195,23 @@ pub enum ValueError {
     ClientId(#[from] ClientIdError),
     #[error("{} holds no client id: it must be a UUID alone, as the dashboard shows it", path.display())]
     ClientIdFile { path: PathBuf },
+    #[error(
+        "{name} and a client id are two ways to report; a client id reports to the hub, a write token or an OTLP \
+         endpoint by OTLP: leave one of them out"
+    )]
+    TwoWays { name: String },
+    #[error(transparent)]
+    WriteToken(#[from] WriteTokenError),
+    #[error("{} holds no write token: it must be alone in there, as the dashboard shows it", path.display())]
+    WriteTokenFile { path: PathBuf },
+    #[error(transparent)]
+    OtlpEndpoint(#[from] EndpointError),
+    #[error("{name}: {error}")]
+    OtlpHeader { name: String, error: HeaderError },
+    #[error(
+        "{name} goes to a collector with its own way to know us; with a write token there is none to send"
+    )]
+    HeaderBesideToken { name: String },
     #[error(transparent)]
     Env(#[from] EnvError),
     #[error(transparent)]
@@ -353,6 +383,12 @@ fn keep_apart(flags: &TargetKeys, file: &ConfigFile) -> Result<(), ConfigError> 
     {
         let name = flag.name("client_id");
         return Err(ConfigError::about(flag, ValueError::OneForAll { name, key: "client_id" }));
+    }
+    if let Some(flag) = &flags.write_token
+        && differ(keys.iter().map(|keys| keys.write_token.as_ref()))
+    {
+        let name = flag.name("write_token");
+        return Err(ConfigError::about(flag, ValueError::OneForAll { name, key: "write_token" }));
     }
     if let Some(flag) = &flags.env
         && differ(keys.iter().map(|keys| keys.env.as_ref()))

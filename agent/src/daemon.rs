@@ -1,6 +1,7 @@
 //! The wiring: one loop over records, ticks and signals, and an orderly end.
 
 mod account;
+mod otlp;
 mod reload;
 mod report;
 mod signals;
@@ -8,6 +9,7 @@ mod sink;
 mod snapshot;
 mod stray;
 mod tape;
+mod timer;
 
 use std::{
     collections::HashSet,
@@ -370,7 +372,7 @@ impl Daemon {
     fn report_due(&mut self) {
         let now = Instant::now();
         for report in &mut self.reports {
-            let heartbeat = report.target.alive && report.timer.take_due(now);
+            let heartbeat = report.target.alive && report.is_due(now);
             if heartbeat || std::mem::take(&mut report.last_words_due) {
                 let occasion = if heartbeat { Occasion::Heartbeat } else { Occasion::Last };
                 report.send(&mut self.pipeline, &self.probe, occasion);

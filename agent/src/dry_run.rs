@@ -10,6 +10,7 @@ use tracing::error;
 
 use crate::{
     hub::{Startup, Sync},
+    otlp::Export,
     pipeline::ledger::{Coverage, Ledger},
 };
 
@@ -27,6 +28,11 @@ pub fn print_startup(pid: u32, message: &Startup) {
 
 pub fn print_sync(pid: u32, message: &Sync) {
     print("sync", pid, message);
+}
+
+/// In OTLP's own JSON; the kind is the signal.
+pub fn print_export(pid: u32, export: &Export) {
+    print(export.signal().as_str(), pid, export);
 }
 
 pub fn print_ledger(pid: u32, ledger: &Ledger) {

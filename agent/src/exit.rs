@@ -48,6 +48,8 @@ pub enum Failure {
     #[error(transparent)]
     OpenApi(#[from] crate::openapi::SourceError),
     #[error(transparent)]
+    Otlp(#[from] crate::otlp::StartError),
+    #[error(transparent)]
     Status(#[from] crate::status::client::StatusError),
     #[error("{}: {error}", path.display())]
     Recording { path: PathBuf, error: ReadError },
@@ -67,7 +69,7 @@ impl Failure {
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,
             Self::Host(_) | Self::Discover(_) | Self::Load(_) => Exit::Unavailable,
-            Self::Hub(_) | Self::Io { .. } => Exit::Software,
+            Self::Hub(_) | Self::Otlp(_) | Self::Io { .. } => Exit::Software,
         }
     }
 }

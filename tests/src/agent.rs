@@ -20,6 +20,8 @@ use crate::totals::Totals;
 
 /// Any UUID does for a hub of ours.
 pub const CLIENT_ID: &str = "8b5a1c6e-3d7f-4e0a-9c42-5f1d2e3a4b6c";
+/// Likewise any token of this form.
+pub const WRITE_TOKEN: &str = "apt_A1b2C3d4E5f6G7h8I9j0K1l2";
 
 /// Start-up takes well under a second; a machine under load may take its time all the same.
 const START: Duration = Duration::from_secs(20);
@@ -47,7 +49,7 @@ pub struct Agent {
 pub struct AgentBuilder {
     targets: Vec<String>,
     through: Vec<String>,
-    /// A file says to whom it reports.
+    /// A file or other words say to whom it reports.
     is_configured: bool,
     hub: Option<String>,
     sync_interval: Option<String>,
@@ -232,6 +234,12 @@ impl AgentBuilder {
     pub fn reporting_to_url(mut self, url: &str) -> Self {
         self.hub = Some(url.to_owned());
         self
+    }
+
+    /// By OTLP, as Apitally takes it.
+    pub fn reporting_by_otlp_to(self, hub: &FakeHub) -> Self {
+        let words = ["--write-token", WRITE_TOKEN, "--otlp-endpoint", &hub.url()];
+        words.into_iter().fold(Self { is_configured: true, ..self }, Self::arg)
     }
 
     /// Started by another program, which becomes the agent: its words come before the agent's own.

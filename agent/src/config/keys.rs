@@ -25,6 +25,9 @@ pub struct AgentKeys {
 #[derive(Clone, Debug, Default)]
 pub struct TargetKeys {
     pub client_id: Option<Given<Credential>>,
+    pub write_token: Option<Given<Credential>>,
+    pub otlp_endpoint: Option<Given<String>>,
+    pub otlp_headers: Option<Given<Vec<String>>>,
     pub env: Option<Given<String>>,
     pub app_version: Option<Given<String>>,
     pub client: Option<Given<String>>,
@@ -105,6 +108,9 @@ impl TargetKeys {
         };
         Self {
             client_id: args.client_id.clone().map(Credential::Text).map(by_flag),
+            write_token: None,
+            otlp_endpoint: None,
+            otlp_headers: None,
             env: None,
             app_version: given(args.app_version.as_ref()),
             client: None,
@@ -118,6 +124,9 @@ impl TargetKeys {
     /// Those of a run, which have some that a replay has not.
     pub fn of_run(args: &RunArgs) -> Self {
         Self {
+            write_token: args.write_token.clone().map(Credential::Text).map(by_flag),
+            otlp_endpoint: given(args.otlp_endpoint.as_ref()),
+            otlp_headers: (!args.otlp_header.is_empty()).then(|| by_flag(args.otlp_header.clone())),
             env: given(args.env.as_ref()),
             sync_interval: given(args.sync_interval.as_ref()),
             ..Self::of_flags(&args.count)
@@ -127,6 +136,9 @@ impl TargetKeys {
     pub fn take(table: &mut Table<'_>) -> Result<Self, FileError> {
         Ok(Self {
             client_id: take_credential(table, "client_id", "client_id_file")?,
+            write_token: take_credential(table, "write_token", "write_token_file")?,
+            otlp_endpoint: table.take("otlp_endpoint")?,
+            otlp_headers: table.take("otlp_headers")?,
             env: table.take("env")?,
             app_version: table.take("app_version")?,
             client: table.take("client")?,
@@ -137,11 +149,20 @@ impl TargetKeys {
         })
     }
 
-    /// Its own values, and those of `fallback` where it has none.
+    /// Its own values, and those of `fallback` where it has none. Whoever says how it reports needs no other way.
     pub fn or(self, fallback: &Self) -> Self {
-        let fallback = fallback.clone();
+        let mut fallback = fallback.clone();
+        if self.client_id.is_some() {
+            (fallback.write_token, fallback.otlp_endpoint, fallback.otlp_headers) = (None, None, None);
+        }
+        if self.write_token.is_some() || self.otlp_endpoint.is_some() {
+            fallback.client_id = None;
+        }
         Self {
             client_id: self.client_id.or(fallback.client_id),
+            write_token: self.write_token.or(fallback.write_token),
+            otlp_endpoint: self.otlp_endpoint.or(fallback.otlp_endpoint),
+            otlp_headers: self.otlp_headers.or(fallback.otlp_headers),
             env: self.env.or(fallback.env),
             app_version: self.app_version.or(fallback.app_version),
             client: self.client.or(fallback.client),
@@ -188,6 +209,16 @@ fn take_rules(table: &mut Table<'_>) -> Result<Option<Given<Vec<RuleKeys>>>, Fil
         Ok(RuleKeys { header: header.ok_or(missing)?, hash })
     };
     Ok(Some(Given { value: rules.value.into_iter().map(take).collect::<Result<_, _>>()?, by: rules.by }))
+}
+
+/// Header lines: what they hold may be secret.
+impl Value for Vec<String> {
+    const WANTED: &'static str = "a list of strings in quotes";
+    const SECRET: bool = true;
+
+    fn read(value: &DeValue<'_>) -> Option<Self> {
+        value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+    }
 }
 
 impl Value for Credential {

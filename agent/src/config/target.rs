@@ -3,17 +3,19 @@
 use std::{fs::File, io::Read as _, path::Path};
 
 use super::{
-    AppConfig, ConfigError, Delivery, HubTarget, SHORTEST_SYNC_INTERVAL, TargetConfig, TargetSpec,
-    ValueError,
+    AppConfig, ConfigError, Delivery, HubTarget, OtlpTarget, SHORTEST_SYNC_INTERVAL, TargetConfig,
+    TargetSpec, ValueError,
     keys::{AgentKeys, Credential, TargetKeys},
     table::{Given, Origin},
 };
 use crate::{
     cli::{ConsumerHash, ResponseTimeArg},
     hub::{BaseUrl, ClientId, Env},
+    otlp::{Destination, Endpoint, Header, WriteToken},
     pipeline::{
         Policy, ResponseTime,
         consumer::{ConsumerRule, ConsumerRules, Hashing, Key, RuleError, Source},
+        counters::Distributions,
     },
 };
 
@@ -45,9 +47,11 @@ pub fn understand(
         .as_ref()
         .map(|given| Env::parse(&given.value).map_err(|error| ConfigError::about(given, error)));
     let env = env.transpose()?.unwrap_or_default();
-    let delivery = match hub {
-        None => Delivery::Stdout,
-        Some(base_url) => {
+    let delivery = match (otlp(keys, env.clone())?, hub) {
+        (Some(target), None) => Delivery::OtlpStdout(target),
+        (Some(target), Some(_)) => Delivery::Otlp(target),
+        (None, None) => Delivery::Stdout,
+        (None, Some(base_url)) => {
             let no_client_id = || ConfigError::about(&spec, ValueError::NoClientId);
             let client_id = client_id(keys)?.ok_or_else(no_client_id)?;
             Delivery::Hub(HubTarget { base_url, client_id, env })
@@ -60,7 +64,7 @@ pub fn understand(
         return Err(ConfigError::about(interval, error));
     }
     Ok(TargetConfig {
-        policy: Policy { ports: spec.value.ports(), ..policy },
+        policy: Policy { ports: spec.value.ports(), distributions: distributions(&delivery), ..policy },
         spec: spec.value,
         app,
         delivery,
@@ -68,21 +72,80 @@ pub fn understand(
     })
 }
 
+/// The histograms that a delivery takes.
+fn distributions(delivery: &Delivery) -> Distributions {
+    match delivery {
+        Delivery::Hub(_) | Delivery::Stdout => Distributions::Linear,
+        Delivery::Otlp(_) | Delivery::OtlpStdout(_) => Distributions::Exponential,
+    }
+}
+
+/// Where a target reports by OTLP; None when it does not.
+fn otlp(keys: &TargetKeys, env: Env) -> Result<Option<OtlpTarget>, ConfigError> {
+    let TargetKeys { client_id, otlp_endpoint, otlp_headers, .. } = keys;
+    let token = write_token(keys)?;
+    let parse = |given: &Given<String>| {
+        Endpoint::parse(&given.value).map_err(|error| ConfigError::about(given, error))
+    };
+    let endpoint = otlp_endpoint.as_ref().map(parse).transpose()?;
+    if token.is_none() && endpoint.is_none() {
+        return Ok(None);
+    }
+    if let Some(client_id) = client_id {
+        let name = match (&keys.write_token, otlp_endpoint) {
+            (Some(token), _) => token.name("write_token"),
+            (None, Some(endpoint)) => endpoint.name("otlp_endpoint"),
+            (None, None) => String::new(),
+        };
+        return Err(ConfigError::about(client_id, ValueError::TwoWays { name }));
+    }
+    let mut headers = Vec::new();
+    if let Some(given) = otlp_headers {
+        let name = match given.by {
+            Origin::CommandLine => "--otlp-header".to_owned(),
+            Origin::File(_) => "`otlp_headers`".to_owned(),
+        };
+        if token.is_some() {
+            return Err(ConfigError::about(given, ValueError::HeaderBesideToken { name }));
+        }
+        for text in &given.value {
+            let header = Header::parse(text).map_err(|error| {
+                ConfigError::about(given, ValueError::OtlpHeader { name: name.clone(), error })
+            });
+            headers.push(header?);
+        }
+    }
+    let destination = token.map_or(Destination::Collector(headers), Destination::Apitally);
+    Ok(Some(OtlpTarget { endpoint: endpoint.unwrap_or_default(), destination, env }))
+}
+
+fn write_token(keys: &TargetKeys) -> Result<Option<WriteToken>, ConfigError> {
+    let Some(given) = &keys.write_token else { return Ok(None) };
+    let parsed = match &given.value {
+        Credential::Text(text) => WriteToken::parse(text).map_err(ValueError::from),
+        Credential::File(path) => {
+            WriteToken::parse(&read(path)?).map_err(|_| ValueError::WriteTokenFile { path: path.clone() })
+        }
+    };
+    parsed.map(Some).map_err(|error| ConfigError::about(given, error))
+}
+
 /// How exchanges become counts, and what is said of the app: what a run and a replay have in common.
 ///
 /// # Errors
 /// The first value that cannot be used.
 pub fn count(keys: &TargetKeys) -> Result<(Policy, AppConfig), ConfigError> {
-    let client_id = client_id(keys)?;
+    let credential = match (client_id(keys)?, write_token(keys)?) {
+        (Some(client_id), _) => client_id.to_string(),
+        (None, Some(token)) => token.secret().to_owned(),
+        (None, None) => String::new(),
+    };
     let response_time = match keys.response_time.as_ref().map(|given| given.value) {
         None | Some(ResponseTimeArg::LastByte) => ResponseTime::LastByte,
         Some(ResponseTimeArg::FirstByte) => ResponseTime::FirstByte,
     };
-    let policy = Policy {
-        consumers: consumer_rules(keys, client_id.as_ref())?.into(),
-        response_time,
-        ..Policy::default()
-    };
+    let policy =
+        Policy { consumers: consumer_rules(keys, &credential)?.into(), response_time, ..Policy::default() };
     let text = |given: &Given<String>| Some(given.value.trim().to_owned()).filter(|text| !text.is_empty());
     let app = AppConfig {
         version: keys.app_version.as_ref().and_then(text),
@@ -121,10 +184,10 @@ fn client(given: &Given<String>) -> Result<String, ConfigError> {
     Err(ConfigError::about(given, error))
 }
 
-/// The key of hashed identities comes from the client id, so that a consumer is the same one on every host.
-/// A dry run without a client id uses the empty one.
-fn consumer_rules(keys: &TargetKeys, client_id: Option<&ClientId>) -> Result<ConsumerRules, ConfigError> {
-    let key = Key::from_client_id(&client_id.map(ToString::to_string).unwrap_or_default());
+/// The key of hashed identities comes from the client id or the write token, so that a consumer is the same one on
+/// every host. A dry run without either uses the empty one, and so does a collector.
+fn consumer_rules(keys: &TargetKeys, credential: &str) -> Result<ConsumerRules, ConfigError> {
+    let key = Key::from_client_id(credential);
     let usual = keys.consumer_hash.as_ref().map_or(ConsumerHash::Auto, |given| given.value);
     let mut rules = Vec::new();
     for rule in keys.consumers.iter().flat_map(|rules| &rules.value) {

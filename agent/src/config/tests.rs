@@ -3,13 +3,17 @@ use std::fs;
 use clap::{CommandFactory as _, Parser as _};
 
 use super::*;
-use crate::{cli::Cli, pipeline::ResponseTime};
+use crate::{
+    cli::Cli,
+    pipeline::{ResponseTime, counters::Distributions},
+};
 
 const ID: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
 const OTHER_ID: &str = "8b5a1c6e-3d7f-4e0a-9c42-5f1d2e3a4b6c";
+const TOKEN: &str = "apt_A1b2C3d4E5f6G7h8I9j0K1l2";
 
 fn cli(words: &str) -> Result<Cli, String> {
-    let words = words.replace("OTHER", OTHER_ID).replace("ID", ID);
+    let words = words.replace("OTHER", OTHER_ID).replace("ID", ID).replace("TOKEN", TOKEN);
     let words = std::iter::once("apitally-agent").chain(words.split_whitespace());
     Cli::try_parse_from(words).map_err(|error| error.to_string())
 }
@@ -22,8 +26,9 @@ fn config(words: &str) -> Result<Config, String> {
 fn with_file(text: &str, words: &str) -> Result<Config, (ConfigError, String)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");
-    fs::write(&path, text.replace("OTHER", OTHER_ID).replace("ID", ID)).unwrap();
+    fs::write(&path, text.replace("OTHER", OTHER_ID).replace("ID", ID).replace("TOKEN", TOKEN)).unwrap();
     fs::write(dir.path().join("id"), format!("{ID}\n")).unwrap();
+    fs::write(dir.path().join("token"), format!("{TOKEN}\n")).unwrap();
     fs::write(dir.path().join("secret"), "hunter2").unwrap();
     let args = RunArgs { config: Some(path), ..cli(words).unwrap().run };
     Config::load(&args).map_err(|error| {
@@ -48,6 +53,15 @@ fn what_cannot_be_used_is_named() {
     check("--pid 1 --client-id 42", "client id");
     check("--pid 1 --client-id ID --env no/slash", "env");
     check("--pid 1 --client-id ID --hub-url gopher://x", "scheme");
+    check("--pid 1 --write-token apt_short", "write token is not usable");
+    check(
+        "--pid 1 --write-token TOKEN --client-id ID",
+        "--write-token and a client id are two ways to report",
+    );
+    check("--pid 1 --otlp-endpoint http://h --client-id ID", "--otlp-endpoint and a client id");
+    check("--pid 1 --dry-run --otlp-endpoint localhost:4318", "OTLP endpoint has the scheme `localhost`");
+    check("--pid 1 --otlp-endpoint http://h --otlp-header hunter2", "--otlp-header: a header for the OTLP");
+    check("--pid 1 --write-token TOKEN --otlp-header a:b", "--otlp-header goes to a collector");
     check("--pid 1 --dry-run --consumer-header a:b", "--consumer-header: \"a:b\" is not a header name");
     check("--pid 1 --dry-run --sync-interval 1ms", "--sync-interval is 1ms; it must be at least 100ms");
     check("--pid 1 --dry-run --sync-interval soon", "invalid value 'soon'");
@@ -342,6 +356,52 @@ fn a_recorded_target_is_counted_as_its_table_says() {
     assert_eq!(version(&alone, 1, &[]).as_deref(), Some("seven"));
 }
 
+#[test]
+fn a_target_reports_one_way_that_of_the_nearest_level() {
+    let check = |text: &str, words: &str, want: &[&str]| {
+        let config = with_file(text, words).unwrap();
+        let way = |target: &TargetConfig| match &target.delivery {
+            Delivery::Hub(_) => "hub".to_owned(),
+            Delivery::Stdout => "stdout".to_owned(),
+            Delivery::Otlp(to) => format!("{} {:?}", to.endpoint, to.destination),
+            Delivery::OtlpStdout(to) => format!("stdout {} {:?}", to.endpoint, to.destination),
+        };
+        assert_eq!(config.targets.iter().map(way).collect::<Vec<_>>(), want, "{text} {words}");
+        for target in &config.targets {
+            let is_hub = matches!(target.delivery, Delivery::Hub(_) | Delivery::Stdout);
+            let want = if is_hub { Distributions::Linear } else { Distributions::Exponential };
+            assert_eq!(target.policy.distributions, want);
+        }
+    };
+    let (apitally, collector) = ("https://otlp.apitally.io Apitally(***)", "http://h Collector([])");
+    let one = "[[target]]\npid = 7\n";
+    check(one, "--write-token TOKEN", &[apitally]);
+    check(one, "--otlp-endpoint http://h", &[collector]);
+    check(one, "--otlp-endpoint http://h --otlp-header a:hunter2", &["http://h Collector([a: ***])"]);
+    check(one, "--otlp-endpoint http://h/x --write-token TOKEN", &["http://h/x Apitally(***)"]);
+    check(one, "--write-token TOKEN --dry-run", &["stdout https://otlp.apitally.io Apitally(***)"]);
+    check(&format!("{one}write_token_file = \"token\""), "", &[apitally]);
+    check(
+        &format!("{one}otlp_endpoint = \"http://h\"\notlp_headers = [\"a: hunter2\"]"),
+        "",
+        &["http://h Collector([a: ***])"],
+    );
+    let two = "[[target]]\npid = 7\n[[target]]\npid = 8\n";
+    check(&format!("client_id = \"ID\"\n{two}write_token = \"TOKEN\""), "", &["hub", apitally]);
+    check(&format!("write_token = \"TOKEN\"\n{two}client_id = \"ID\""), "", &[apitally, "hub"]);
+    check(
+        &format!("otlp_endpoint = \"http://h\"\n{two}write_token = \"TOKEN\""),
+        "",
+        &[collector, "http://h Apitally(***)"],
+    );
+    check(&format!("client_id = \"ID\"\n{one}"), "--write-token TOKEN", &[apitally]);
+
+    let (_, message) = with_file(&format!("{one}write_token_file = \"secret\""), "").unwrap_err();
+    assert!(message.contains("secret holds no write token") && !message.contains("hunter2"), "{message}");
+    let (_, message) = with_file(&format!("{one}otlp_headers = [\"hunter2\", 5]"), "").unwrap_err();
+    assert!(message.contains("must be a list of strings") && !message.contains("hunter2"), "{message}");
+}
+
 const SAMPLE: &str = include_str!("../../../docs/agent.toml");
 const REFERENCE: &str = include_str!("../../../docs/configuration.md");
 
@@ -374,10 +434,13 @@ fn the_sample_can_be_used_as_it_is_and_with_everything_in_it() {
     let lines = SAMPLE
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line));
-    let lines = lines.map(|line| line.replace("blog.id", "id")).collect::<Vec<_>>().join("\n");
+    let lines = lines
+        .map(|line| line.replace("blog.id", "id").replace("shop.token", "token"))
+        .collect::<Vec<_>>()
+        .join("\n");
     assert_eq!(with_file(SAMPLE, "").unwrap().targets.len(), 1);
     let everything = with_file(&lines.replace("#    {", "    {"), "").unwrap();
-    assert_eq!(everything.targets.len(), 2);
+    assert_eq!(everything.targets.len(), 4);
 }
 
 #[test]

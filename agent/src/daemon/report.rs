@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use tracing::debug;
 
-use super::{account::Alarm, sink::Sink};
+use super::{account::Alarm, sink::Sink, timer::Timer};
 use crate::{
     config::TargetConfig,
-    hub::{Announcements, App, PathItem, Resources, SyncTimer},
+    hub::{Announcements, App, PathItem, Resources},
     pipeline::Pipeline,
     probe::{
         load::Probe,
@@ -25,7 +25,7 @@ pub struct Report {
     pub config: TargetConfig,
     software: Software,
     meter: Meter,
-    pub timer: SyncTimer,
+    pub timer: Timer,
     announcements: Announcements,
     pub alarm: Alarm,
     pub last_sync: Option<Instant>,
@@ -63,9 +63,9 @@ impl Report {
             software: software::detect(&probe.processes(target.id)),
             untold: probe.untold(target.id),
             target,
+            timer: Timer::start(Instant::now(), &sink, &config),
             sink,
             meter: Meter::default(),
-            timer: SyncTimer::start(Instant::now(), config.sync_interval),
             config,
             announcements: Announcements::default(),
             alarm: Alarm::default(),
@@ -79,7 +79,7 @@ impl Report {
 
     /// The target is there again: its watch is young again.
     pub fn restart(&mut self, probe: &Probe) {
-        self.timer = SyncTimer::start(Instant::now(), self.config.sync_interval);
+        self.timer = Timer::start(Instant::now(), &self.sink, &self.config);
         self.software = software::detect(&probe.processes(self.target.id));
         self.meter = Meter::default();
         self.announcements.restart();
@@ -96,10 +96,15 @@ impl Report {
         if is_another || config.app != self.config.app {
             self.announcements.restart();
         }
-        if config.sync_interval != self.config.sync_interval {
-            self.timer = SyncTimer::start(Instant::now(), config.sync_interval);
+        if is_another || config.sync_interval != self.config.sync_interval {
+            self.timer = Timer::start(Instant::now(), &self.sink, &config);
         }
         self.config = config;
+    }
+
+    /// Whether a heartbeat is due; if so, it is taken as sent.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        self.timer.take_due(now, &self.sink)
     }
 
     /// Notes in the account how many exchanges are counted.

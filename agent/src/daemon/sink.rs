@@ -1,4 +1,4 @@
-//! Where the messages of a target go: to the hub, or to stdout.
+//! Where the messages of a target go: to the hub, by OTLP, or to stdout.
 
 use std::{
     path::Path,
@@ -10,7 +10,10 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
-use super::LAST_WORDS;
+use super::{
+    LAST_WORDS,
+    otlp::{self, OtlpSink, Otlps},
+};
 use crate::{
     config::{Delivery, HubTarget, TargetConfig},
     dry_run,
@@ -25,6 +28,7 @@ use crate::{
 /// Where the messages of one target go, and in whose name.
 pub enum Sink {
     Hub { hub: Rc<Hub>, instance: Instance },
+    Otlp(Box<OtlpSink>),
     Stdout,
 }
 
@@ -37,6 +41,13 @@ impl Sink {
     ) -> Result<Self, Failure> {
         Ok(match &config.delivery {
             Delivery::Stdout => Self::Stdout,
+            Delivery::Otlp(to) => {
+                let delivery = hubs.otlps.start(to, config.sync_interval)?;
+                Self::Otlp(OtlpSink::new(&otlp::config(to), &config.app, target, Some(delivery)).into())
+            }
+            Delivery::OtlpStdout(to) => {
+                Self::Otlp(OtlpSink::new(&otlp::config(to), &config.app, target, None).into())
+            }
             Delivery::Hub(app) => Self::Hub {
                 hub: hubs.start(app, config.sync_interval, state_dir)?,
                 instance: Instance::claim(state_dir, &app.client_id, &app.env, &target.stable_name()),
@@ -61,26 +72,30 @@ impl Sink {
         account.inspect_err(|error| debug!(%error, "no account of what the end of the agent would cost")).ok()
     }
 
-    pub fn startup(&self, pid: u32, app: App) {
+    pub fn startup(&mut self, pid: u32, app: App) {
         match self {
             Self::Hub { hub, instance } => hub.send_startup(&Startup::new(instance.uuid, app)),
+            Self::Otlp(otlp) => otlp.startup(pid, app),
             Self::Stdout => dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app)),
         }
     }
 
-    pub fn sync(&self, pid: u32, counts: Counts, resources: Option<Resources>, receipt: Option<Receipt>) {
+    pub fn sync(&mut self, pid: u32, counts: Counts, resources: Option<Resources>, receipt: Option<Receipt>) {
         let now = SystemTime::now();
         match self {
             Self::Hub { hub, instance } => {
                 hub.send_sync(&Sync::new(now, instance.uuid, counts, resources), receipt);
             }
+            Self::Otlp(otlp) => otlp.counts(pid, &counts, resources),
             Self::Stdout => dry_run::print_sync(pid, &Sync::new(now, Uuid::nil(), counts, resources)),
         }
     }
 
     pub fn ledger(&self, pid: u32, ledger: &Ledger) {
-        if matches!(self, Self::Stdout) {
-            dry_run::print_ledger(pid, ledger);
+        match self {
+            Self::Stdout => dry_run::print_ledger(pid, ledger),
+            Self::Otlp(otlp) if otlp.is_dry_run() => dry_run::print_ledger(pid, ledger),
+            Self::Otlp(_) | Self::Hub { .. } => {}
         }
     }
 }
@@ -88,6 +103,7 @@ impl Sink {
 /// The deliveries that run: one for each environment of each app, whatever number of targets reports to it.
 #[derive(Default)]
 pub struct Hubs {
+    pub otlps: Otlps,
     running: Vec<(HubTarget, Rc<Hub>)>,
 }
 
@@ -128,25 +144,30 @@ impl Hubs {
 
     /// Sends what waits, to all at once, and ends. To be called when the last sink is gone.
     pub async fn close(self) {
-        let hubs = self.running.into_iter().filter_map(|(app, hub)| Some((app.env, Rc::into_inner(hub)?)));
-        let mut closing: JoinSet<_> =
-            hubs.map(|(env, hub)| async move { (env, hub.finish(LAST_WORDS).await) }).collect();
-        while let Some(closed) = closing.join_next().await {
-            let Ok((env, delivery)) = closed else { continue };
-            let env = env.as_str();
-            let lost = delivery.undelivered.saturating_sub(delivery.kept);
-            if lost > 0 {
-                error!(env, messages = lost, "the hub did not take the last messages, their counts are lost");
-            }
-            if delivery.kept > 0 {
-                let messages = delivery.kept;
-                warn!(
-                    env,
-                    messages, "the hub did not take the last messages, they wait on disk for the next agent"
-                );
-            } else if lost == 0 {
-                debug!(env, messages = delivery.delivered, "last messages delivered");
-            }
+        let Self { otlps, running } = self;
+        tokio::join!(otlps.close(), close(running));
+    }
+}
+
+async fn close(running: Vec<(HubTarget, Rc<Hub>)>) {
+    let hubs = running.into_iter().filter_map(|(app, hub)| Some((app.env, Rc::into_inner(hub)?)));
+    let mut closing: JoinSet<_> =
+        hubs.map(|(env, hub)| async move { (env, hub.finish(LAST_WORDS).await) }).collect();
+    while let Some(closed) = closing.join_next().await {
+        let Ok((env, delivery)) = closed else { continue };
+        let env = env.as_str();
+        let lost = delivery.undelivered.saturating_sub(delivery.kept);
+        if lost > 0 {
+            error!(env, messages = lost, "the hub did not take the last messages, their counts are lost");
+        }
+        if delivery.kept > 0 {
+            let messages = delivery.kept;
+            warn!(
+                env,
+                messages, "the hub did not take the last messages, they wait on disk for the next agent"
+            );
+        } else if lost == 0 {
+            debug!(env, messages = delivery.delivered, "last messages delivered");
         }
     }
 }

@@ -10,8 +10,9 @@ use procfs::process::Process;
 
 use super::{Daemon, report::Report};
 use crate::{
-    config::HubTarget,
+    config::{HubTarget, OtlpTarget},
     hub::{Answer, Condition, HubState},
+    otlp::{self, OtlpState},
     pipeline::{ledger::Coverage, route::Source},
     status::report::{
         AgentStatus, Consumers, Hub, LastAnswer, MAX_TEMPLATE, Resources, Route, Routes, Spool, Tap, Target,
@@ -25,7 +26,8 @@ impl Daemon {
             self.probe.tallies().map(|(_, amount)| amount);
         let dropped =
             self.probe.drops().iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
-        let hubs: Vec<Hub> = self.hubs.states().map(|(app, state)| hub(app, &state)).collect();
+        let mut hubs: Vec<Hub> = self.hubs.states().map(|(app, state)| hub(app, &state)).collect();
+        hubs.extend(self.hubs.otlps.states().map(|(target, state)| otlp(target, &state)));
         AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
@@ -128,6 +130,33 @@ fn hub(app: &HubTarget, state: &HubState) -> Hub {
         },
         logs_paused_s: logs_paused_until
             .map(|until| until.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64()),
+    }
+}
+
+fn otlp(target: &OtlpTarget, state: &OtlpState) -> Hub {
+    let OtlpState { queued, queued_bytes, delivered, dropped, last_answer, .. } = state;
+    let last_answer = last_answer.as_ref().map(|last| LastAnswer {
+        delivered: matches!(last.answer, Ok(otlp::Answer::Delivered { .. })),
+        outcome: match &last.answer {
+            Ok(otlp::Answer::Delivered { rejected: 0 }) => "delivered".to_owned(),
+            Ok(otlp::Answer::Delivered { rejected }) => format!("delivered, but for {rejected} of its items"),
+            Ok(otlp::Answer::Refused(status)) => format!("refused with status {status}"),
+            Err(failure) => failure.to_string(),
+        },
+        age_s: SystemTime::now().duration_since(last.at).unwrap_or_default().as_secs_f64(),
+    });
+    Hub {
+        url: target.endpoint.to_string(),
+        env: target.env.to_string(),
+        running: true,
+        queued: *queued as u64,
+        queued_bytes: *queued_bytes as u64,
+        delivered: *delivered,
+        dropped: dropped.reasons().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        last_answer,
+        // All of it is in memory.
+        spool: Spool { in_memory: *queued as u64, ..Spool::default() },
+        logs_paused_s: None,
     }
 }
 

@@ -82,6 +82,11 @@ impl WriteToken {
         Err(WriteTokenError { saw })
     }
 
+    /// The token itself, to derive keys from.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+
     /// The value of the header `Authorization`.
     pub(super) fn authorization(&self) -> HeaderValue {
         let mut value = HeaderValue::try_from(format!("Bearer {}", self.0)).expect("letters and digits");

@@ -58,10 +58,10 @@ struct StartupBody<'a> {
 }
 
 /// Announces the target. A document that is too large is left out, then as many routes as it takes.
-pub fn startup(message: &Startup, openapi: Option<&str>, capture: &Capture, at: SystemTime) -> LogRecord {
+pub fn startup(message: &Startup, capture: &Capture, at: SystemTime) -> LogRecord {
     let short = |path: &&PathItem| fits(&path.method, &path.path);
     let mut paths: Vec<PathItem> = message.paths.iter().filter(short).cloned().collect();
-    let mut openapi = openapi;
+    let mut openapi = message.openapi.as_deref();
     loop {
         let (framework, versions) = (framework(message), &message.versions);
         let body = StartupBody { framework, versions, config: capture, paths: &paths, openapi };

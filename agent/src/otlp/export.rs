@@ -161,14 +161,8 @@ impl Exporter {
     }
 
     /// Announces the target.
-    pub fn startup(
-        &mut self,
-        message: &Startup,
-        openapi: Option<&str>,
-        capture: &Capture,
-        at: SystemTime,
-    ) -> Vec<Export> {
-        let record = events::startup(message, openapi, capture, at);
+    pub fn startup(&mut self, message: &Startup, capture: &Capture, at: SystemTime) -> Vec<Export> {
+        let record = events::startup(message, capture, at);
         self.logs(&[record])
     }
 

@@ -24,4 +24,4 @@ pub use events::Capture;
 pub use export::{Export, Exporter, Payload, Service, Signal};
 pub use metrics::ProcessUse;
 pub use queue::Dropped;
-pub use schedule::{ExportTimer, Pace};
+pub use schedule::{ExportTimer, INTERVAL, Pace};

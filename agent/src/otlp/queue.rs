@@ -27,8 +27,14 @@ pub struct Dropped {
 }
 
 impl Dropped {
-    pub fn total(&self) -> u64 {
-        self.rejected + self.over_quota + self.too_old + self.queue_full
+    /// Each reason and its payloads.
+    pub fn reasons(self) -> [(&'static str, u64); 4] {
+        let Self { too_old, queue_full, rejected, over_quota } = self;
+        [("too_old", too_old), ("queue_full", queue_full), ("rejected", rejected), ("over_quota", over_quota)]
+    }
+
+    pub fn total(self) -> u64 {
+        self.reasons().iter().map(|(_, count)| count).sum()
     }
 }
 

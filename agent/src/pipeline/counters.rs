@@ -134,7 +134,8 @@ pub struct Measured {
 /// Rows in the making. When there is no room for another row, its text, or another bin, the exchange is turned away.
 #[derive(Debug)]
 pub struct Counters {
-    distributions: Distributions,
+    /// For what is counted from now on.
+    pub distributions: Distributions,
     cells: HashMap<Key, Cell>,
     bins: usize,
     /// Bytes of consumers and paths.

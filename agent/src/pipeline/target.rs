@@ -128,6 +128,7 @@ impl Target {
             self.generation += 1;
         }
         self.consumers.replace_rules(Arc::clone(&policy.consumers));
+        self.counters.distributions = policy.distributions;
         self.policy = policy;
     }
 

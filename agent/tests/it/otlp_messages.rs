@@ -295,12 +295,12 @@ fn events_are_those_of_the_official_client() {
             .map(|(name, version)| (name.to_owned(), version.to_owned()))
             .into(),
         routes: paths.map(route).into(),
-        ..App::default()
+        openapi: Some("{}".to_owned()),
     };
     let capture = Capture { capture_response_headers: true, sample_rate: 1.0, ..Capture::default() };
     let now = at(1_795_328_346_082_274_752);
     let mut exporter = exporter(now);
-    let mut exports = exporter.startup(&Startup::new(Uuid::nil(), app), Some("{}"), &capture, now);
+    let mut exports = exporter.startup(&Startup::new(Uuid::nil(), app), &capture, now);
     let usage = ProcessUse { uptime: Duration::ZERO, cpu_utilization: None, memory: None };
     exports.extend(exporter.counts(&counts, &usage, now));
     exports.retain(|export| export.signal() == Signal::Logs);
@@ -441,11 +441,11 @@ fn a_startup_gives_up_its_document_and_then_routes_to_fit() {
                     ..PathItem::default()
                 })
                 .collect(),
+            openapi: Some("d".repeat(document)),
             ..App::default()
         };
-        let document = "d".repeat(document);
         let message = Startup::new(Uuid::nil(), app);
-        let exports = exporter(at(0)).startup(&message, Some(&document), &Capture::default(), at(1));
+        let exports = exporter(at(0)).startup(&message, &Capture::default(), at(1));
         assert!(otlp::gunzip(&exports[0].encode().body).unwrap().len() <= 4_000_000);
         let read = read(&exports[0]);
         let body = parse(otlp::log_records([&read])[0]["body"].as_str().unwrap());
