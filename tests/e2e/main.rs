@@ -9,6 +9,7 @@ mod errors;
 mod killed;
 mod lifecycle;
 mod outage;
+mod otlp;
 mod overload;
 mod pipelining;
 mod ports;

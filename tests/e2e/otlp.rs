@@ -1,0 +1,211 @@
+//! The main promise by the other way in: OTLP's histograms hold what a client knows that it exchanged.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use tests::agent::Agent;
+use tests::app::{App, Server};
+use tests::client::{Exchange, Request};
+use tests::fake_hub::{FakeHub, Kind, Received};
+use tests::machine;
+use tests::otlp::{Signal, buckets, log_records, points};
+
+use crate::traffic::{self, Pace, RUSH};
+
+/// Method, route, status, consumer.
+type Key = (String, String, u64, Option<String>);
+
+/// Times shorter than this are mostly those of the client and the kernel.
+const LONG_S: f64 = 0.02;
+
+/// Values of one key, as a histogram has them.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Histogram {
+    count: u64,
+    sum: f64,
+    zeros: u64,
+    buckets: BTreeMap<i64, u64>,
+}
+
+impl Histogram {
+    fn add(&mut self, value: f64) {
+        self.count += 1;
+        self.sum += value;
+        if value == 0.0 {
+            self.zeros += 1;
+        } else {
+            *self.buckets.entry(bucket(value)).or_default() += 1;
+        }
+    }
+
+    fn add_point(&mut self, point: &Value) {
+        let number = |name: &str| point[name].as_u64().unwrap_or(0);
+        assert_eq!(point["scale"], 3);
+        self.count += number("count");
+        self.sum += point["sum"].as_f64().expect("a point has a sum");
+        self.zeros += number("zero_count");
+        for (index, count) in buckets(point) {
+            *self.buckets.entry(index).or_default() += count;
+        }
+    }
+}
+
+/// The smallest i with value <= 2^((i+1)/8). As exact as a logarithm is; sizes of traffic are whole numbers or far from
+/// a boundary.
+fn bucket(value: f64) -> i64 {
+    (value.log2() * 8.0).ceil() as i64 - 1
+}
+
+fn truth(exchanges: &[Exchange], value: impl Fn(&Exchange) -> Option<f64>) -> BTreeMap<Key, Histogram> {
+    let mut found = BTreeMap::<Key, Histogram>::new();
+    for exchange in exchanges {
+        let Some(value) = value(exchange) else { continue };
+        let key = (
+            exchange.method.to_owned(),
+            exchange.route.clone(),
+            exchange.status.into(),
+            exchange.consumer.clone(),
+        );
+        found.entry(key).or_default().add(value);
+    }
+    found
+}
+
+fn reported(requests: &[Value], metric: &str) -> BTreeMap<Key, Histogram> {
+    let mut found = BTreeMap::<Key, Histogram>::new();
+    for point in points(requests, metric) {
+        let text = |name: &str| point["attributes"][name].as_str().map(str::to_owned);
+        let key = (
+            text("http.request.method").expect("a point has a method"),
+            text("http.route").expect("a point has a route"),
+            point["attributes"]["http.response.status_code"].as_u64().expect("a point has a status"),
+            text("apitally.consumer.identifier"),
+        );
+        found.entry(key).or_default().add_point(point);
+    }
+    found
+}
+
+fn of(hub: &FakeHub, signal: Signal) -> Vec<Value> {
+    let accepted = hub.accepted().into_iter().filter(|it| it.kind == Kind::Otlp(signal));
+    accepted.map(|Received { body, .. }| body).collect()
+}
+
+/// Something else on the machine may keep a client waiting for longer than a bucket. It hardly does so in every run.
+const RUNS: usize = 3;
+
+#[test]
+fn histograms_hold_what_the_client_exchanged() {
+    let _machine = machine::alone();
+    let _first = machine::first_in_line();
+    let mut late = Vec::new();
+    for _ in 0..RUNS {
+        late = run(Server::FastApi);
+        if late.is_empty() {
+            return;
+        }
+    }
+    panic!("times differ in each of {RUNS} runs, in the last one:\n{}", late.join("\n"));
+}
+
+/// Times that are more than a bucket away from the client's.
+fn run(server: Server) -> Vec<String> {
+    let (app, hub) = (App::start(server), FakeHub::start());
+    hub.reply_with(200);
+    let agent =
+        Agent::watching(app.pid()).consumer_header("X-Consumer-Id").reporting_by_otlp_to(&hub).start();
+    let mut account = traffic::warm_up(&app, server);
+    account.add(traffic::drive(&app, server, Pace::InTurn));
+    account.add(traffic::drive(&app, server, Pace::Rush));
+    let stopped = agent.stop();
+    assert!(stopped.status.success());
+    assert_eq!(stopped.ledger().get("reported"), account.exchanges.len() as u64);
+
+    let (exchanges, metrics) = (&account.exchanges, of(&hub, Signal::Metrics));
+    let sizes: [(&str, fn(&Exchange) -> Option<f64>); 2] = [
+        ("http.server.request.body.size", |exchange| exchange.request_size.map(|size| size as f64)),
+        ("http.server.response.body.size", |exchange| Some(exchange.response_size as f64)),
+    ];
+    for (metric, size) in sizes {
+        assert_eq!(reported(&metrics, metric), truth(exchanges, size), "{metric}");
+    }
+
+    let measured = truth(exchanges, |exchange| Some(exchange.duration.as_secs_f64()));
+    let durations = reported(&metrics, "http.server.request.duration");
+    let counts = |of: &BTreeMap<Key, Histogram>| {
+        of.iter().map(|(key, histogram)| (key.clone(), histogram.count)).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(counts(&durations), counts(&measured));
+    let in_turn = measured.iter().filter(|((.., consumer), _)| consumer.as_deref() != Some(RUSH));
+    in_turn
+        .filter_map(|(key, measured)| {
+            let off = off_by(measured, &durations[key]);
+            (off > 1).then(|| format!("{key:?}: by {off} buckets\n  {measured:?}\n  {:?}", durations[key]))
+        })
+        .collect()
+}
+
+/// How many buckets a long time is away from the client's, at most. Both in order of size: the client waits longer for
+/// each than the server takes.
+fn off_by(measured: &Histogram, reported: &Histogram) -> i64 {
+    let sorted = |histogram: &Histogram| {
+        let each = histogram.buckets.iter();
+        each.flat_map(|(index, count)| std::iter::repeat_n(*index, *count as usize)).collect::<Vec<_>>()
+    };
+    let pairs = sorted(measured).into_iter().zip(sorted(reported));
+    pairs
+        .filter(|(index, _)| *index > bucket(LONG_S))
+        .map(|(one, other)| (one - other).abs())
+        .max()
+        .unwrap_or(0)
+}
+
+#[test]
+fn the_target_is_announced_and_says_that_it_lives() {
+    let _machine = machine::in_company();
+    let (app, hub) = (App::start(Server::FastApi), FakeHub::start());
+    hub.reply_with(200);
+    let agent = Agent::watching(app.pid()).reporting_by_otlp_to(&hub).start();
+    app.client().send(&Request::get("/items/1")).expect("it answers");
+    hub.eventually("the route is announced", |hub| {
+        let requests = of(hub, Signal::Logs);
+        let starts =
+            log_records(&requests).into_iter().filter(|it| it["event_name"] == "apitally.app.startup");
+        let bodies = starts.filter_map(|record| serde_json::from_str::<Value>(record["body"].as_str()?).ok());
+        let paths = |body: Value| body["paths"].as_array().cloned().unwrap_or_default();
+        bodies.flat_map(paths).find(|path| path["path"] == "/items/{id}" && path["method"] == "GET")
+    });
+    hub.eventually("three heartbeats arrive", |hub| {
+        let requests = of(hub, Signal::Metrics);
+        let uptimes = points(&requests, "process.uptime");
+        (uptimes.len() >= 3 && uptimes.is_sorted_by_key(|point| point["as_double"].as_f64())).then_some(())
+    });
+    let status = agent.status();
+    assert_eq!(status["hubs"][0]["url"], hub.url());
+    assert_eq!(status["hubs"][0]["last_answer"]["outcome"], "delivered");
+    let stopped = agent.stop();
+    assert!(stopped.status.success());
+    let log: String = stopped.log.iter().map(|line| line.text.as_str()).collect();
+    assert!(!log.contains(tests::agent::WRITE_TOKEN));
+}
+
+#[test]
+fn a_dry_run_prints_export_requests() {
+    let _machine = machine::in_company();
+    let app = App::start(Server::FastApi);
+    let agent = Agent::watching(app.pid()).arg("--otlp-endpoint").arg("http://127.0.0.1:9").start();
+    app.client().send(&Request::get("/items/1")).expect("it answers");
+    let stopped = agent.stop();
+    let of_kind = |kind: &str| {
+        let lines = stopped.messages.iter().filter(|line| line["kind"] == kind);
+        lines.map(|line| line["message"].to_string()).collect::<String>()
+    };
+    assert!(of_kind("logs").contains("apitally.app.startup"), "{:?}", stopped.messages);
+    let metrics = of_kind("metrics");
+    for part in
+        ["\"name\":\"http.server.request.duration\"", "\"scale\":3", "\"stringValue\":\"/items/{id}\""]
+    {
+        assert!(metrics.contains(part), "no {part} in {metrics}");
+    }
+    assert!(of_kind("ledger").contains("coverage"));
+}
