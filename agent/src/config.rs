@@ -3,6 +3,7 @@
 //! Each value is taken from a flag, else the flag's environment variable, else the configuration file, else the
 //! default: [`keys`] says which one counts, [`target`] what it means.
 
+mod consumers;
 mod file;
 mod keys;
 mod table;
@@ -21,9 +22,11 @@ use self::{
     file::ConfigFile,
     keys::{AgentKeys, TargetKeys},
     table::{Given, Origin},
+    target::Counted,
 };
 use crate::{
     cli::{CheckArgs, LogFormat, LogLevel, ReplayArgs, RunArgs, RuntimeArgs, TargetArgs},
+    consumer_files::{self, NamesFile},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
     otlp::{Destination, Endpoint, EndpointError, HeaderError, WriteTokenError},
     pipeline::{Policy, consumer::RuleError},
@@ -41,7 +44,7 @@ const SMALLEST_RING: u32 = 4096;
 const MOST_TARGETS: usize = limits::TARGETS as usize - 1;
 
 /// Everything the daemon needs to know.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Config {
     pub targets: Vec<TargetConfig>,
     pub agent: AgentConfig,
@@ -78,15 +81,25 @@ impl AgentConfig {
 }
 
 /// One thing to watch, how it is counted, and to whom it is reported.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct TargetConfig {
     pub spec: TargetSpec,
     /// Its ports are those of `spec`.
     pub policy: Policy,
     pub app: AppConfig,
+    /// Where its consumers' names are kept, if in a file.
+    pub names: Option<NamesFile>,
     pub delivery: Delivery,
     /// None: as the protocol has it.
     pub sync_interval: Option<Duration>,
+    pub warnings: Vec<Warning>,
+}
+
+/// What can be used, and had better be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Warning {
+    #[error("any user of this host can read {}; with the key in it, hashed consumers can be found out", path.display())]
+    OpenKey { path: PathBuf },
 }
 
 /// What the user says about an app, beyond what can be seen of it.
@@ -171,6 +184,8 @@ pub enum ConfigError {
     File(#[from] FileError),
     #[error("cannot read {}: {error}", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    ConsumerFile(#[from] consumer_files::FileError),
 }
 
 /// Why a value cannot be used. `name` is what it is called where it was given.
@@ -218,6 +233,11 @@ pub enum ValueError {
     HubUrl(#[from] BaseUrlError),
     #[error("{name}: {error}")]
     Consumer { name: String, error: RuleError },
+    #[error(
+        "`address` is {saw:?}; it must be \"peer\", or \"X-Forwarded-For\", \"Forwarded\" or \"X-Real-IP\" with the \
+         number of `proxies` that are trusted"
+    )]
+    Address { saw: String },
     #[error("{name} is {saw:?}; it must be at least {SHORTEST_SYNC_INTERVAL:?}")]
     SyncInterval { name: String, saw: Duration },
     #[error("{name} is {saw}; it must be a power of two of at least {SMALLEST_RING}, such as 8388608")]
@@ -293,13 +313,13 @@ impl ReplayConfig {
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?;
         let flags = TargetKeys::of_flags(&args.count);
         let defaults = file.as_ref().map(|file| file.defaults.clone()).unwrap_or_default();
-        let others = target::count(&flags.clone().or(&defaults))?;
+        let Counted { policy, app, .. } = target::count(&flags.clone().or(&defaults))?;
         let of_file = file.iter().flat_map(|file| &file.targets);
         let targets = of_file.map(|target| {
             let keys = flags.clone().or(&target.keys).or(&defaults);
             target::understand(target.spec.clone(), &keys, None)
         });
-        Ok(Self { targets: targets.collect::<Result<_, _>>()?, others })
+        Ok(Self { targets: targets.collect::<Result<_, _>>()?, others: (policy, app) })
     }
 
     /// For a target that was recorded as this process with these ports: what the file says of its port, else of its

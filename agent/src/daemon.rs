@@ -1,6 +1,7 @@
 //! The wiring: one loop over records, ticks and signals, and an orderly end.
 
 mod account;
+mod names;
 mod otlp;
 mod reload;
 mod report;
@@ -150,6 +151,7 @@ impl Daemon {
             target.attach(&mut self.probe)?;
         }
         let account = open_account(&sink, &config, &target, &self.config.state_dir, &mut self.pipeline);
+        log_warnings(&config);
         self.reports.push(Report::new(target, sink, account, config, &self.probe));
         Ok(())
     }
@@ -331,6 +333,7 @@ impl Daemon {
             self.alarm.look_at(&self.probe);
         }
         for report in &mut self.reports {
+            report.look_at_files(&mut self.pipeline);
             if !report.target.alive && report.target.may_return() && report.target.has_returned() {
                 self.pipeline.resume_target(report.target.id);
                 if let Err(error) = report.target.attach(&mut self.probe) {
@@ -460,5 +463,11 @@ fn log_undecodable(error: DecodeError) {
 fn tell_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         debug!(%error, "cannot tell systemd how we are");
+    }
+}
+
+fn log_warnings(config: &TargetConfig) {
+    for warning in &config.warnings {
+        warn!(%warning, "the configuration had better be changed");
     }
 }

@@ -63,6 +63,8 @@ impl Failure {
             Self::Config(ConfigError::NoTarget | ConfigError::Value(_)) => Exit::Usage,
             Self::Config(ConfigError::File(_) | ConfigError::InFile { .. }) => Exit::Config,
             Self::Config(ConfigError::Unreadable { .. }) => Exit::NoInput,
+            Self::Config(ConfigError::ConsumerFile(error)) if error.is_unreadable() => Exit::NoInput,
+            Self::Config(ConfigError::ConsumerFile(_)) => Exit::Config,
             Self::Recording { .. } => Exit::NoInput,
             Self::OpenApi(error) => error.exit(),
             Self::Status(error) => error.exit(),

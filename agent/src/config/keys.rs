@@ -6,8 +6,11 @@ use std::{fmt, path::PathBuf, time::Duration};
 use clap::ValueEnum as _;
 use toml::de::DeValue;
 
-use super::table::{FileError, Given, Origin, Table, Value};
-use crate::cli::{ConsumerHash, CountArgs, LogFormat, LogLevel, ResponseTimeArg, RunArgs};
+use super::{
+    consumers::ConsumerKeys,
+    table::{FileError, Given, Origin, Table, Value},
+};
+use crate::cli::{CountArgs, LogFormat, LogLevel, ResponseTimeArg, RunArgs};
 
 /// Keys of the agent as a whole.
 #[derive(Clone, Debug, Default)]
@@ -33,15 +36,7 @@ pub struct TargetKeys {
     pub client: Option<Given<String>>,
     pub sync_interval: Option<Given<Duration>>,
     pub response_time: Option<Given<ResponseTimeArg>>,
-    pub consumers: Option<Given<Vec<RuleKeys>>>,
-    pub consumer_hash: Option<Given<ConsumerHash>>,
-}
-
-/// Keys of one rule that says who calls.
-#[derive(Clone, Debug)]
-pub struct RuleKeys {
-    pub header: Given<String>,
-    pub hash: Option<Given<ConsumerHash>>,
+    pub consumers: ConsumerKeys,
 }
 
 /// What identifies us to whom we report to, or the file that holds it.
@@ -102,10 +97,6 @@ impl AgentKeys {
 
 impl TargetKeys {
     pub fn of_flags(args: &CountArgs) -> Self {
-        let rules = || {
-            let headers = args.consumer_header.iter();
-            headers.map(|header| RuleKeys { header: by_flag(header.clone()), hash: None }).collect()
-        };
         Self {
             client_id: args.client_id.clone().map(Credential::Text).map(by_flag),
             write_token: None,
@@ -116,8 +107,7 @@ impl TargetKeys {
             client: None,
             sync_interval: None,
             response_time: given(args.response_time.as_ref()),
-            consumers: (!args.consumer_header.is_empty()).then(|| by_flag(rules())),
-            consumer_hash: given(args.consumer_hash.as_ref()),
+            consumers: ConsumerKeys::of_flags(args),
         }
     }
 
@@ -144,8 +134,7 @@ impl TargetKeys {
             client: table.take("client")?,
             sync_interval: table.take("sync_interval")?,
             response_time: table.take("response_time")?,
-            consumers: take_rules(table)?,
-            consumer_hash: table.take("consumer_hash")?,
+            consumers: ConsumerKeys::take(table)?,
         })
     }
 
@@ -169,7 +158,6 @@ impl TargetKeys {
             sync_interval: self.sync_interval.or(fallback.sync_interval),
             response_time: self.response_time.or(fallback.response_time),
             consumers: self.consumers.or(fallback.consumers),
-            consumer_hash: self.consumer_hash.or(fallback.consumer_hash),
         }
     }
 }
@@ -198,17 +186,6 @@ fn take_credential(
             Ok(text.or(file.map(|file| Given { value: Credential::File(file.value), by: file.by })))
         }
     }
-}
-
-fn take_rules(table: &mut Table<'_>) -> Result<Option<Given<Vec<RuleKeys>>>, FileError> {
-    let Some(rules) = table.take_tables("consumers")? else { return Ok(None) };
-    let take = |mut rule: Table<'_>| {
-        let (header, hash) = (rule.take("header")?, rule.take("hash")?);
-        let missing = rule.error("it names no `header`");
-        rule.finish(&[])?;
-        Ok(RuleKeys { header: header.ok_or(missing)?, hash })
-    };
-    Ok(Some(Given { value: rules.value.into_iter().map(take).collect::<Result<_, _>>()?, by: rules.by }))
 }
 
 /// Header lines: what they hold may be secret.
@@ -242,7 +219,6 @@ macro_rules! words {
     };
 }
 
-words!(ConsumerHash, "\"auto\", \"always\" or \"never\"");
 words!(ResponseTimeArg, "\"last-byte\" or \"first-byte\"");
 words!(LogLevel, "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"");
 words!(LogFormat, "\"text\" or \"json\"");

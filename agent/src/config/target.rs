@@ -4,19 +4,17 @@ use std::{fs::File, io::Read as _, path::Path};
 
 use super::{
     AppConfig, ConfigError, Delivery, HubTarget, OtlpTarget, SHORTEST_SYNC_INTERVAL, TargetConfig,
-    TargetSpec, ValueError,
+    TargetSpec, ValueError, Warning,
+    consumers::Consumers,
     keys::{AgentKeys, Credential, TargetKeys},
     table::{Given, Origin},
 };
 use crate::{
-    cli::{ConsumerHash, ResponseTimeArg},
+    cli::ResponseTimeArg,
+    consumer_files::NamesFile,
     hub::{BaseUrl, ClientId, Env},
     otlp::{Destination, Endpoint, Header, WriteToken},
-    pipeline::{
-        Policy, ResponseTime,
-        consumer::{ConsumerRule, ConsumerRules, Hashing, Key, RuleError, Source},
-        counters::Distributions,
-    },
+    pipeline::{Policy, ResponseTime, counters::Distributions},
 };
 
 /// Longest credential in a file of its own, bytes.
@@ -41,7 +39,7 @@ pub fn understand(
     keys: &TargetKeys,
     hub: Option<BaseUrl>,
 ) -> Result<TargetConfig, ConfigError> {
-    let (policy, app) = count(keys)?;
+    let Counted { policy, app, names, warnings } = count(keys)?;
     let env = keys
         .env
         .as_ref()
@@ -67,6 +65,8 @@ pub fn understand(
         policy: Policy { ports: spec.value.ports(), distributions: distributions(&delivery), ..policy },
         spec: spec.value,
         app,
+        names,
+        warnings,
         delivery,
         sync_interval: keys.sync_interval.as_ref().map(|interval| interval.value),
     })
@@ -131,27 +131,36 @@ fn write_token(keys: &TargetKeys) -> Result<Option<WriteToken>, ConfigError> {
 }
 
 /// How exchanges become counts, and what is said of the app: what a run and a replay have in common.
-///
+#[derive(Debug)]
+pub struct Counted {
+    pub policy: Policy,
+    pub app: AppConfig,
+    pub names: Option<NamesFile>,
+    pub warnings: Vec<Warning>,
+}
+
 /// # Errors
 /// The first value that cannot be used.
-pub fn count(keys: &TargetKeys) -> Result<(Policy, AppConfig), ConfigError> {
+pub fn count(keys: &TargetKeys) -> Result<Counted, ConfigError> {
+    // A dry run without either uses the empty one, and so does a collector.
     let credential = match (client_id(keys)?, write_token(keys)?) {
         (Some(client_id), _) => client_id.to_string(),
         (None, Some(token)) => token.secret().to_owned(),
         (None, None) => String::new(),
     };
+    let Consumers { rules, names, open_key } = keys.consumers.understand(&credential)?;
     let response_time = match keys.response_time.as_ref().map(|given| given.value) {
         None | Some(ResponseTimeArg::LastByte) => ResponseTime::LastByte,
         Some(ResponseTimeArg::FirstByte) => ResponseTime::FirstByte,
     };
-    let policy =
-        Policy { consumers: consumer_rules(keys, &credential)?.into(), response_time, ..Policy::default() };
+    let policy = Policy { consumers: rules.into(), response_time, ..Policy::default() };
     let text = |given: &Given<String>| Some(given.value.trim().to_owned()).filter(|text| !text.is_empty());
     let app = AppConfig {
         version: keys.app_version.as_ref().and_then(text),
         client: keys.client.as_ref().map(client).transpose()?,
     };
-    Ok((policy, app))
+    let warnings = open_key.map(|path| Warning::OpenKey { path }).into_iter().collect();
+    Ok(Counted { policy, app, names, warnings })
 }
 
 fn client_id(keys: &TargetKeys) -> Result<Option<ClientId>, ConfigError> {
@@ -182,32 +191,4 @@ fn client(given: &Given<String>) -> Result<String, ConfigError> {
     }
     let error = ValueError::Client { name: given.name("client"), saw: given.value.clone() };
     Err(ConfigError::about(given, error))
-}
-
-/// The key of hashed identities comes from the client id or the write token, so that a consumer is the same one on
-/// every host. A dry run without either uses the empty one, and so does a collector.
-fn consumer_rules(keys: &TargetKeys, credential: &str) -> Result<ConsumerRules, ConfigError> {
-    let key = Key::from_client_id(credential);
-    let usual = keys.consumer_hash.as_ref().map_or(ConsumerHash::Auto, |given| given.value);
-    let mut rules = Vec::new();
-    for rule in keys.consumers.iter().flat_map(|rules| &rules.value) {
-        let name = || match rule.header.by {
-            Origin::CommandLine => "--consumer-header".to_owned(),
-            Origin::File(_) => "`header`".to_owned(),
-        };
-        let about = |error| ConfigError::about(&rule.header, ValueError::Consumer { name: name(), error });
-        let hashing = match rule.hash.as_ref().map_or(usual, |given| given.value) {
-            ConsumerHash::Auto => Hashing::Auto,
-            ConsumerHash::Always => Hashing::Always,
-            ConsumerHash::Never => Hashing::Never,
-        };
-        let source = Source::header(&rule.header.value).map_err(about)?;
-        rules.push(ConsumerRule::new(source).hashing(hashing));
-    }
-    ConsumerRules::new(key, rules).map_err(|error: RuleError| match &keys.consumers {
-        Some(rules) => {
-            ConfigError::about(rules, ValueError::Consumer { name: "consumers".to_owned(), error })
-        }
-        None => ConfigError::Value(ValueError::Consumer { name: "consumers".to_owned(), error }),
-    })
 }

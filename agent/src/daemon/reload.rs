@@ -4,7 +4,7 @@ use agent_common::{conn::TargetId, limits};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 
-use super::{BATCH, Daemon, account::open_account, report::Occasion, sink::Sink, tell_systemd};
+use super::{BATCH, Daemon, account::open_account, log_warnings, report::Occasion, sink::Sink, tell_systemd};
 use crate::{
     config::{Config, TargetConfig},
     exit::Failure,
@@ -63,6 +63,7 @@ impl Daemon {
             let account = open_account(&sink, &config, target, state_dir, &mut self.pipeline);
             Some((sink, account))
         };
+        log_warnings(&config);
         self.pipeline.set_policy(report.target.id, config.policy.clone());
         report.change(config, sink);
         Ok(())

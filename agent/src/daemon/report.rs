@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Instant};
 
+use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::{account::Alarm, sink::Sink, timer::Timer};
+use super::{account::Alarm, names, sink::Sink, timer::Timer};
 use crate::{
     config::TargetConfig,
     hub::{Announcements, App, PathItem, Resources},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, consumer::NameTable},
     probe::{
         load::Probe,
         resources::Meter,
@@ -23,6 +24,8 @@ pub struct Report {
     pub target: Target,
     pub sink: Sink,
     pub config: TargetConfig,
+    /// Tables of a file that has changed.
+    names: Option<mpsc::Receiver<NameTable>>,
     software: Software,
     meter: Meter,
     pub timer: Timer,
@@ -56,7 +59,7 @@ impl Report {
         target: Target,
         sink: Sink,
         account: Option<Account>,
-        config: TargetConfig,
+        mut config: TargetConfig,
         probe: &Probe,
     ) -> Self {
         Self {
@@ -66,6 +69,7 @@ impl Report {
             timer: Timer::start(Instant::now(), &sink, &config),
             sink,
             meter: Meter::default(),
+            names: config.names.take().map(names::follow),
             config,
             announcements: Announcements::default(),
             alarm: Alarm::default(),
@@ -86,7 +90,7 @@ impl Report {
     }
 
     /// Reports as `config` says from now on, to `sink` where that is another one.
-    pub fn change(&mut self, config: TargetConfig, sink: Option<(Sink, Option<Account>)>) {
+    pub fn change(&mut self, mut config: TargetConfig, sink: Option<(Sink, Option<Account>)>) {
         let is_another = sink.is_some();
         if let Some((sink, account)) = sink {
             self.sink = sink;
@@ -99,6 +103,7 @@ impl Report {
         if is_another || config.sync_interval != self.config.sync_interval {
             self.timer = Timer::start(Instant::now(), &self.sink, &config);
         }
+        self.names = config.names.take().map(names::follow);
         self.config = config;
     }
 
@@ -112,6 +117,15 @@ impl Report {
         if let Some(account) = &self.account {
             let id = self.target.id;
             account.note(pipeline.ledger(id).reported - self.counted_before, pipeline.open_exchanges(id));
+        }
+    }
+
+    /// Has the pipeline go on with what its files say now, if they have changed.
+    pub fn look_at_files(&mut self, pipeline: &mut Pipeline) {
+        if let Some(table) = self.names.as_mut().and_then(|names| names.try_recv().ok()) {
+            let rules = self.config.policy.consumers.as_ref().clone().with_names(Arc::new(table));
+            self.config.policy.consumers = Arc::new(rules);
+            pipeline.set_policy(self.target.id, self.config.policy.clone());
         }
     }
 
