@@ -1,5 +1,7 @@
 //! Bytes of the ring buffer -> [`Record`]. Total: whatever the bytes, it answers, and never panics.
 
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 use zerocopy::FromBytes as _;
 
 use crate::{
@@ -15,6 +17,7 @@ pub enum Record<'a> {
     Closed(Closed),
     ProcessForked(Process),
     ProcessExited(Process),
+    Peer(Peer),
 }
 
 /// Bytes that moved in one direction of a connection. See [`RecordHeader`] for what positions mean.
@@ -77,6 +80,15 @@ pub struct Process {
     pub ktime_ns: u64,
     pub target: TargetId,
     pub pid: u32,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub ktime_ns: u64,
+    pub conn: ConnId,
+    pub target: TargetId,
+    pub address: SocketAddr,
 }
 
 /// Why bytes are not a record. The kernel side never writes such; a file might hold them.
@@ -151,7 +163,19 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         }),
         Kind::ProcessForked => Record::ProcessForked(Process { ktime_ns, target, pid }),
         Kind::ProcessExited => Record::ProcessExited(Process { ktime_ns, target, pid }),
+        Kind::Peer => Record::Peer(Peer { ktime_ns, conn, target, address: peer_address(&header) }),
     })
+}
+
+/// The address of a record about a peer: IPv4 where it is mapped.
+fn peer_address(header: &RecordHeader) -> SocketAddr {
+    let mut address = [0; 16];
+    let (first, rest) = address.split_at_mut(8);
+    let (third, fourth) = rest.split_at_mut(4);
+    first.copy_from_slice(&header.offset.to_ne_bytes());
+    third.copy_from_slice(&header.original_len.to_ne_bytes());
+    fourth.copy_from_slice(&header.captured_len.to_ne_bytes());
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(address)).to_canonical(), header.turn as u16)
 }
 
 #[cfg(test)]
@@ -162,6 +186,7 @@ mod tests {
     use zerocopy::IntoBytes as _;
 
     use super::*;
+    use crate::{conn::ConnState, event};
 
     fn data(header: RecordHeader, payload: &[u8]) -> Vec<u8> {
         let mut bytes = header.as_bytes().to_vec();
@@ -179,6 +204,19 @@ mod tests {
         let Ok(Record::Data(data)) = decode(&bytes) else { panic!("not a data record") };
         assert_eq!((data.bytes, data.original_len, data.offset), (&b"abc"[..], 9, 7));
         assert!(data.from_start && !data.call_start && data.turn_start);
+    }
+
+    #[test]
+    fn a_peer_has_an_address_of_either_kind() {
+        let check = |peer, want: &str| {
+            let header = RecordHeader::peer(7, &ConnState::default(), peer, 1);
+            let Ok(Record::Peer(peer)) = decode(&data(header, b"")) else { panic!("not about a peer") };
+            assert_eq!((peer.conn, peer.address), (7, want.parse().unwrap()));
+        };
+        check(event::Peer::mapped(u32::from_ne_bytes([192, 0, 2, 7]), 4711), "192.0.2.7:4711");
+        let first = u64::from_ne_bytes([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0]);
+        let fourth = u32::from_ne_bytes([0, 0, 0, 9]);
+        check(event::Peer { first, third: 0, fourth, port: 80 }, "[2001:db8::9]:80");
     }
 
     #[test]

@@ -61,6 +61,43 @@ impl RecordHeader {
             ..Self::default()
         }
     }
+
+    /// The record of who is at the other end.
+    #[inline(always)]
+    pub fn peer(conn: ConnId, state: &ConnState, peer: Peer, ktime_ns: u64) -> Self {
+        Self {
+            ktime_ns,
+            conn,
+            offset: peer.first,
+            original_len: peer.third,
+            captured_len: peer.fourth,
+            turn: peer.port as u32,
+            target: state.target,
+            local_port: state.local_port,
+            kind: Kind::Peer as u8,
+            ..Self::default()
+        }
+    }
+}
+
+/// The other end of a connection, in the places that a record about it has no other use for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The address as IPv6, in the order of the network; IPv4 is mapped (RFC 4291 section 2.5.5.2). In the record's
+    /// `offset`, `original_len` and `captured_len`.
+    pub first: u64,
+    pub third: u32,
+    pub fourth: u32,
+    /// In `turn`.
+    pub port: u16,
+}
+
+impl Peer {
+    /// From an IPv4 address in the order of the network.
+    #[inline(always)]
+    pub fn mapped(address: u32, port: u16) -> Self {
+        Self { first: 0, third: u32::from_ne_bytes([0, 0, 0xff, 0xff]), fourth: address, port }
+    }
 }
 
 pub const HEADER_LEN: usize = size_of::<RecordHeader>();
@@ -81,6 +118,9 @@ pub enum Kind {
     ProcessForked = 4,
     /// A process of the target is gone, and its descriptors with it.
     ProcessExited = 5,
+    /// Who is at the other end of a connection, see [`Peer`]. Before its first data record, where user space has asked
+    /// for it; there is none about a Unix socket.
+    Peer = 6,
 }
 
 impl Kind {
@@ -91,6 +131,7 @@ impl Kind {
             3 => Some(Self::Closed),
             4 => Some(Self::ProcessForked),
             5 => Some(Self::ProcessExited),
+            6 => Some(Self::Peer),
             _ => None,
         }
     }

@@ -27,6 +27,10 @@ pub struct Settings {
     pub sock_shutdown: u32,
     pub sock_protocol: u32,
     pub sock_user_data: u32,
+    /// The other end: its IPv4 address, its port, and its IPv6 address, which is 0 in a kernel without IPv6.
+    pub sock_daddr: u32,
+    pub sock_dport: u32,
+    pub sock_v6_daddr: u32,
     pub tcp_ulp: u32,
     /// Bytes the process has taken from a TCP connection, modulo 2^32, from an arbitrary start.
     pub tcp_copied_seq: u32,
@@ -40,4 +44,6 @@ pub struct Settings {
     /// Waiting bytes beyond which there is no room for data. What is left is for records without any: an end, a
     /// close, a process.
     pub data_bytes: u32,
+    /// 1 when user space wants to know who is at the other end of server connections.
+    pub tell_peers: u32,
 }

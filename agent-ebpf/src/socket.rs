@@ -3,6 +3,7 @@
 use agent_common::{
     conn::{ConnId, Direction},
     drops::DropReason,
+    event::Peer,
 };
 
 use crate::{maps::SETTINGS, raw};
@@ -111,6 +112,24 @@ impl Sock {
             Direction::Ingress => kernel(self.0, at.tcp_copied_seq),
             Direction::Egress => kernel(self.0, at.tcp_write_seq),
         }
+    }
+
+    /// The other end of a TCP connection; None for what has none.
+    #[inline(always)]
+    pub fn peer(self) -> Result<Option<Peer>, DropReason> {
+        let at = SETTINGS.load();
+        let port = u16::from_be(kernel(self.0, at.sock_dport)?);
+        let family: u16 = kernel(self.0, at.sock_family)?;
+        Ok(match family {
+            AF_INET => Some(Peer::mapped(kernel(self.0, at.sock_daddr)?, port)),
+            AF_INET6 if at.sock_v6_daddr != 0 => Some(Peer {
+                first: kernel(self.0, at.sock_v6_daddr)?,
+                third: kernel(self.0, at.sock_v6_daddr + 8)?,
+                fourth: kernel(self.0, at.sock_v6_daddr + 12)?,
+                port,
+            }),
+            _ => None,
+        })
     }
 
     /// Whether a direction is at its end: it was shut down by either side, or the connection is no more.

@@ -14,6 +14,7 @@ use crate::{
     capture::{Marks, Pair, Pieces, Source, Walk, tap_walk_unrolled, tap_walk_with_loop},
     conns::{self, Origin},
     emit::{self, Wake},
+    maps::SETTINGS,
     raw,
     role::{Standing, Verdict, judge},
     socket::{self, Sock, Socket},
@@ -272,8 +273,12 @@ struct Moved {
 #[inline(always)]
 fn account(socket: Socket, source: Source, moved: u64, later: u64, direction: Direction, walk: Walk) {
     let shape = Pair::new(source.count, direction as u32).0;
-    if tap_account(socket.conn, source.address, shape, moved, later) == NOT_WANTED {
+    let answer = tap_account(socket.conn, source.address, shape, moved, later);
+    if answer == NOT_WANTED {
         return;
+    }
+    if answer == WANTED_FIRST && SETTINGS.load().tell_peers == 1 {
+        tap_peer(socket.conn);
     }
     match walk {
         Walk::WithLoop => tap_walk_with_loop(),
@@ -283,6 +288,8 @@ fn account(socket: Socket, source: Source, moved: u64, later: u64, direction: Di
 
 const NOT_WANTED: u64 = 0;
 const WANTED: u64 = 1;
+/// The call decided that this is a server connection.
+const WANTED_FIRST: u64 = 2;
 
 /// Accounts for `moved` bytes of connection `conn`; when some of them are wanted, puts them into
 /// `raw::pieces` for the walk. `shape` is the source's count and, above it, the direction.
@@ -295,7 +302,25 @@ pub extern "C" fn tap_account(conn: u64, source: u64, shape: u64, moved: u64, la
     let Some(wanted) = wanted_of(conn, source, moved, later, direction) else { return NOT_WANTED };
     let Some(pieces) = raw::pieces() else { return NOT_WANTED };
     *pieces = Pieces::new(conn, wanted.base, source, moved, wanted.skip, wanted.marks);
-    WANTED
+    if wanted.is_first { WANTED_FIRST } else { WANTED }
+}
+
+/// Tells who is at the other end of connection `conn`. Without room for that, it stays unknown.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_peer(conn: u64) -> u64 {
+    if let Err(reason) = tell_peer(conn) {
+        raw::count_drop(reason);
+    }
+    0
+}
+
+#[inline(always)]
+fn tell_peer(conn: u64) -> Result<(), DropReason> {
+    let Some(state) = raw::conn_state(conn) else { return Ok(()) };
+    let Some(peer) = Sock(state.sock).peer()? else { return Ok(()) };
+    let header = RecordHeader::peer(conn, state, peer, raw::now_ns());
+    emit::control(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl)
 }
 
 /// What of a call user space wants.
@@ -305,6 +330,8 @@ struct Wanted {
     /// Bytes at the call's beginning that are not wanted.
     skip: u64,
     marks: Marks,
+    /// The call decided that this is a server connection.
+    is_first: bool,
 }
 
 /// Moves the connection's position on; decides its role while that is open. `None`: nothing is wanted.
@@ -313,7 +340,8 @@ fn wanted_of(conn: u64, source: Source, moved: u64, later: u64, direction: Direc
     let state = raw::conn_state(conn)?;
     let base = conns::advance(state, direction, moved, later)?;
     // Nothing of a turn counts before the role is decided: the first record begins the first turn.
-    if state.role == role::UNKNOWN && !decide_role(state, source, moved, direction) {
+    let is_first = state.role == role::UNKNOWN;
+    if is_first && !decide_role(state, source, moved, direction) {
         return None;
     }
     raw::tally(Tally::BytesSeen, moved);
@@ -341,6 +369,7 @@ fn wanted_of(conn: u64, source: Source, moved: u64, later: u64, direction: Direc
         base,
         skip,
         marks: Marks::new(direction, from_start | turn_start | flag::CALL_START, wake),
+        is_first,
     })
 }
 

@@ -86,8 +86,11 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let targets: Vec<(Target, TargetConfig)> =
         (1..).zip(targets).map(find).collect::<Result<_, Failure>>()?;
 
-    let options =
-        LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
+    let options = LoadOptions {
+        ring_bytes: config.ring_bytes,
+        peers: targets.iter().any(|(_, target)| target.policy.needs_clients()),
+        verbose: tracing::enabled!(tracing::Level::TRACE),
+    };
     let (probe, records) = Probe::load(kernel, options)?;
     let tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
@@ -253,7 +256,7 @@ impl Daemon {
                         probe.has_exited(process.pid);
                         debug!(pid = process.pid, "process exited");
                     }
-                    Record::Data(_) | Record::End(_) | Record::Closed(_) => {}
+                    Record::Data(_) | Record::End(_) | Record::Closed(_) | Record::Peer(_) => {}
                 }
                 pipeline.handle_event(record);
             }

@@ -115,6 +115,7 @@ fn time_of(record: &Record<'_>) -> Ktime {
         Record::End(end) => end.ktime_ns,
         Record::Closed(closed) => closed.ktime_ns,
         Record::ProcessForked(process) | Record::ProcessExited(process) => process.ktime_ns,
+        Record::Peer(peer) => peer.ktime_ns,
     })
 }
 

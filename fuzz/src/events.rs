@@ -10,7 +10,7 @@ use agent::pipeline::{
 };
 use agent_common::{
     conn::{Direction, TargetId},
-    decode::{Closed, Data, End, Process, Record},
+    decode::{Closed, Data, End, Peer, Process, Record},
 };
 use arbitrary::{Result, Unstructured};
 
@@ -155,12 +155,12 @@ impl Tap {
                 assert!(forgotten <= self.untaken * LIMITS.max_connections);
                 self.untaken = 0;
             }
-            kind @ 7..=10 => {
+            kind @ 7..=11 => {
                 let record = self.control(kind, target, choices)?;
                 self.untaken += 1;
                 self.pipeline.handle_event(record);
             }
-            11 => self.pipeline.lose_untold(target, choices.int_in_range(0..=3)?),
+            12 => self.pipeline.lose_untold(target, choices.int_in_range(0..=3)?),
             _ => self.data(target, choices)?,
         }
         Ok(())
@@ -190,7 +190,8 @@ impl Tap {
                 egress_end: offset,
             }),
             9 => Record::ProcessForked(Process { ktime_ns, target, pid }),
-            _ => Record::ProcessExited(Process { ktime_ns, target, pid }),
+            10 => Record::ProcessExited(Process { ktime_ns, target, pid }),
+            _ => Record::Peer(Peer { ktime_ns, conn, target, address: ([10, 0, 0, pid as u8], 80).into() }),
         })
     }
 

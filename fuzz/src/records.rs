@@ -1,9 +1,11 @@
 //! Bytes as they might lie in the ring buffer: decoded, and run through the pipeline.
 
+use std::net::{Ipv6Addr, SocketAddr};
+
 use agent::pipeline::{Limits, Pipeline, Policy};
 use agent_common::{
     conn::Direction,
-    decode::{Closed, Data, DecodeError, End, Process, Record, decode},
+    decode::{Closed, Data, DecodeError, End, Peer, Process, Record, decode},
     event::HEADER_LEN,
 };
 
@@ -45,7 +47,7 @@ fn decode_by_hand(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let (original_len, captured_len, turn) = (number(24, 4), number(28, 4), number(32, 4) as u32);
     let (target, pid, local_port) = (number(36, 4) as u32, number(40, 4) as u32, number(44, 2) as u16);
     let (kind, direction, flags) = (bytes[46], bytes[47], bytes[48]);
-    if !(1..=5).contains(&kind) {
+    if !(1..=6).contains(&kind) {
         return Err(DecodeError::Kind(kind));
     }
     let direction = match direction {
@@ -89,6 +91,11 @@ fn decode_by_hand(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             egress_end: offset,
         }),
         4 => Record::ProcessForked(Process { ktime_ns, target, pid }),
-        _ => Record::ProcessExited(Process { ktime_ns, target, pid }),
+        5 => Record::ProcessExited(Process { ktime_ns, target, pid }),
+        _ => {
+            let address: [u8; 16] = bytes[16..32].try_into().expect("there are as many");
+            let address = SocketAddr::from((Ipv6Addr::from(address).to_canonical(), turn as u16));
+            Record::Peer(Peer { ktime_ns, conn, target, address })
+        }
     })
 }

@@ -9,7 +9,7 @@ use std::{
 
 use agent_common::{
     conn::{ConnId, Direction, Mute, TargetId},
-    decode::{Closed, Data, End, Process},
+    decode::{Closed, Data, End, Peer, Process},
     limits::ROLE_PREFIX,
 };
 
@@ -48,6 +48,9 @@ pub struct ConnTracker {
     /// Gone without a close, as far as we are concerned.
     forgotten: Vec<ConnId>,
     swept: Ktime,
+    /// Who is at the other end of connections whose first data is on its way, and since when. As many as connections
+    /// may be; the client of one more stays unknown, as that of one whose data does not come.
+    clients: HashMap<ConnId, (SocketAddr, Ktime), BuildHasherDefault<IdHasher>>,
 }
 
 #[derive(Debug)]
@@ -138,6 +141,14 @@ impl ConnTracker {
         }
     }
 
+    pub fn handle_peer(&mut self, peer: &Peer, limits: &Limits) {
+        if let Some(conn) = self.conns.get_mut(&peer.conn) {
+            conn.client = Some(peer.address);
+        } else if self.clients.len() < limits.max_connections {
+            self.clients.insert(peer.conn, (peer.address, Ktime(peer.ktime_ns)));
+        }
+    }
+
     pub fn handle_end(&mut self, end: &End, targets: &mut Targets, limits: &Limits) {
         let Some(conn) = self.conns.get_mut(&end.conn) else { return };
         conn.pid = end.pid;
@@ -162,6 +173,7 @@ impl ConnTracker {
     }
 
     pub fn handle_closed(&mut self, closed: &Closed, targets: &mut Targets, limits: &Limits) {
+        self.clients.remove(&closed.conn);
         if let Some(mut conn) = self.conns.remove(&closed.conn) {
             let unseen = Unseen { egress_end: Some(closed.egress_end), turns: closed.untold };
             self.buffered =
@@ -278,7 +290,7 @@ impl ConnTracker {
             target: data.target,
             pid: data.pid,
             last_seen: now,
-            client: None,
+            client: self.clients.remove(&data.conn).map(|(client, _)| client),
             ingress: Stream::default(),
             egress: Stream::default(),
             muted: Mute::default(),
@@ -303,6 +315,7 @@ impl ConnTracker {
     /// Evicts what brought nothing for a while, or for the longer timeout if an exchange is open.
     fn sweep(&mut self, now: Ktime, sweep: Sweep, targets: &mut Targets, limits: &Limits) {
         self.swept = now;
+        self.clients.retain(|_, (_, since)| now.since(*since) < SWEEP_EVERY);
         let idle = match sweep {
             Sweep::Idle => limits.idle_timeout,
             Sweep::Full => SWEEP_EVERY,

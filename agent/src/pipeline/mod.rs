@@ -113,6 +113,14 @@ pub struct Policy {
     pub keep: Keep,
 }
 
+impl Policy {
+    /// Whether it matters who is at the other end of connections, which the kernel side does not tell unless it is
+    /// loaded to.
+    pub fn needs_clients(&self) -> bool {
+        self.consumers.needs_peer() || self.keep.exchanges
+    }
+}
+
 /// Turns kernel events into counts. Owns its state, performs no IO, never blocks, cannot fail.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -155,6 +163,7 @@ impl Pipeline {
             Record::End(end) => conns.handle_end(&end, targets, limits),
             Record::Closed(closed) => conns.handle_closed(&closed, targets, limits),
             Record::ProcessExited(process) => conns.handle_exit(&process, targets, limits),
+            Record::Peer(peer) => conns.handle_peer(&peer, limits),
             Record::ProcessForked(_) => {}
         }
         debug_assert!(self.targets.values().all(Target::adds_up), "an exchange got lost, or counted twice");

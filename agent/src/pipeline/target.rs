@@ -172,13 +172,14 @@ impl Target {
             None => self.ledger.reported += 1,
             Some(cause) => self.ledger.add(cause, 1),
         }
+        self.release(consumer); // what it is called is there until the next take
         if let Some(kept) = answer.kept {
             if let (None, Some(says)) = (account.lost_to, kept.says)
                 && let (Some(method), Some(route)) = (method, account.route)
             {
                 self.read_errors(says, Place { consumer, method, route }, answer.status, &kept.response);
             }
-            let Kept { target, request, mut response, held, .. } = *kept;
+            let Kept { client, target, request, mut response, held, .. } = *kept;
             if !kept.is_whole {
                 return;
             }
@@ -196,14 +197,13 @@ impl Target {
                 status: answer.status,
                 request_size: answer.measured.request_size,
                 response_size: answer.measured.response_size,
-                client: None,
+                client,
                 target,
                 request,
                 response,
             };
             self.log(logged, held);
         }
-        self.release(consumer);
     }
 
     /// Counts what a response says of errors.
@@ -242,11 +242,16 @@ impl Target {
     }
 
     /// What is kept of a request, where the policy says so.
-    pub fn keep_request(&mut self, head: &RequestHead<'_>, framing: Framing) -> Option<Box<Details>> {
+    pub fn keep_request(
+        &mut self,
+        head: &RequestHead<'_>,
+        framing: Framing,
+        client: Option<SocketAddr>,
+    ) -> Option<Box<Details>> {
         if !self.policy.keep.exchanges {
             return None;
         }
-        let details = Details::of_request(head, framing, &self.policy.keep, &self.details).ok();
+        let details = Details::of_request(head, framing, client, &self.policy.keep, &self.details).ok();
         self.ledger.details_dropped += u64::from(details.is_none());
         details.map(Box::new)
     }

@@ -64,13 +64,15 @@ pub enum LoadError {
 pub struct LoadOptions {
     /// Size of the ring buffer, bytes: a power of two, at least a page.
     pub ring_bytes: u32,
+    /// Tell who is at the other end of server connections: a record more for each.
+    pub peers: bool,
     /// Let the programs log through aya-log.
     pub verbose: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_bytes: limits::RING_BYTES, verbose: false }
+        Self { ring_bytes: limits::RING_BYTES, peers: false, verbose: false }
     }
 }
 
@@ -296,12 +298,16 @@ fn settings(btf: &Btf, options: LoadOptions) -> Result<Settings, BtfError> {
         sock_shutdown: btf.offset("sock.sk_shutdown")?,
         sock_protocol: btf.offset("sock.sk_protocol")?,
         sock_user_data: btf.offset("sock.sk_user_data")?,
+        sock_daddr: btf.offset("sock.__sk_common.skc_daddr")?,
+        sock_dport: btf.offset("sock.__sk_common.skc_dport")?,
+        sock_v6_daddr: btf.offset("sock.__sk_common.skc_v6_daddr").unwrap_or(0),
         tcp_ulp: btf.offset("inet_connection_sock.icsk_ulp_ops")?,
         tcp_copied_seq: btf.offset("tcp_sock.copied_seq")?,
         tcp_write_seq: btf.offset("tcp_sock.write_seq")?,
         file_count_one,
         wakeup_bytes: options.ring_bytes / 8,
         data_bytes: options.ring_bytes - options.ring_bytes / 8,
+        tell_peers: options.peers.into(),
     })
 }
 

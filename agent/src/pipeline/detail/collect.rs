@@ -1,5 +1,7 @@
 //! Details of an exchange while it is open: heads as they come, bodies as far as they are wanted.
 
+use core::net::SocketAddr;
+
 use httparse::Header;
 
 use super::{
@@ -25,6 +27,7 @@ pub struct Details {
     says: Option<Says>,
     /// Its body is wanted for what it is, too.
     keeps_response_body: bool,
+    client: Option<SocketAddr>,
     /// What the request line asks for.
     target: String,
     request: Fields,
@@ -48,6 +51,8 @@ pub struct Kept {
     pub says: Option<Says>,
     /// Its body is wanted for what it is, too.
     pub keeps_response_body: bool,
+    /// The other end of the connection.
+    pub client: Option<SocketAddr>,
     pub target: String,
     pub request: Message,
     pub response: Message,
@@ -63,6 +68,7 @@ impl Details {
     pub fn of_request(
         head: &RequestHead<'_>,
         framing: Framing,
+        client: Option<SocketAddr>,
         keep: &Keep,
         budget: &Budget,
     ) -> Result<Self, NoRoom> {
@@ -73,6 +79,7 @@ impl Details {
             is_whole: true,
             says: None,
             keeps_response_body: false,
+            client,
             target: head.target.to_owned(),
             request: fields(head.fields),
             request_body: Collector::new(wanted, framing),
@@ -98,6 +105,7 @@ impl Details {
             is_whole: false,
             says: Some(says),
             keeps_response_body: false,
+            client: None,
             target: String::new(),
             request: Fields::new(),
             request_body: Collector::Unwanted,
@@ -168,6 +176,7 @@ impl Details {
             is_whole: self.is_whole,
             says: self.says,
             keeps_response_body: self.keeps_response_body,
+            client: self.client,
             target: self.target,
             request: Message { fields: self.request, body: self.request_body.finish(request_is_whole) },
             response: Message { fields: self.response, body: self.response_body.finish(response_is_whole) },

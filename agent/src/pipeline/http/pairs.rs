@@ -371,7 +371,7 @@ impl Pairs {
             request_body,
             expects_continue: head.fields.iter().any(|field| field.name.eq_ignore_ascii_case("expect")),
             response: None,
-            details: framing.ok().and_then(|framing| cx.target.keep_request(&head, framing)),
+            details: framing.ok().and_then(|framing| cx.target.keep_request(&head, framing, cx.client)),
         });
         Verdict::Head { length, then }
     }

@@ -1,13 +1,18 @@
 //! Behaviour, case by case.
 
+use core::net::SocketAddr;
 use std::time::Duration;
 
-use agent_common::conn::{Direction, Mute};
+use agent_common::{
+    conn::{Direction, Mute},
+    decode::{Peer, Record},
+};
 
 use super::{Line, Player, Split, TARGET, check_transcript, check_with, read};
 use crate::pipeline::{
     Ktime, Limits, Policy, ResponseTime,
     consumer::{ConsumerRule, ConsumerRules, Key, NameTable, OTHERS, Source},
+    detail::Keep,
     ledger::{Bytes, Cause},
     route::declared::{Declared, Endpoint, Matching},
 };
@@ -733,6 +738,56 @@ fn fifty_thousand_consumers_are_ten_thousand_and_the_others() {
     player.play(&exchange_by("somebody"), Split::Whole);
     let rows = player.pipeline.take_counts(TARGET).rows;
     assert_eq!(rows.first().and_then(|row| row.consumer.as_deref()), Some("somebody"));
+}
+
+#[test]
+fn a_consumer_is_let_go_however_its_exchange_was_kept() {
+    let (limits, keep) = (Limits { max_consumers: 1, ..Limits::default() }, Keep::default());
+    for keep in [
+        keep.clone(),
+        Keep { errors: true, ..keep.clone() },
+        Keep { exchanges: true, ..keep.clone() },
+        Keep { exchanges: true, errors: true, ..keep },
+    ] {
+        let policy = Policy { consumers: by_headers(&["x"]).into(), keep: keep.clone(), ..Policy::default() };
+        let request = r"> POST /a HTTP/1.1\r\nx: alice\r\ncontent-length: 0\r\n\r\n";
+        let response = r"< HTTP/1.1 422 U\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+        let mut player = played_within(policy, limits.clone(), &format!("{request}\n{response}\n"));
+        assert_eq!(player.pipeline.consumers(TARGET), 1);
+        player.wait(2 * 3_600_000);
+        player.tick();
+        player.pipeline.take_counts(TARGET);
+        assert_eq!(player.pipeline.consumers(TARGET), 0, "{keep:?}");
+    }
+}
+
+#[test]
+fn the_other_end_is_known_where_the_kernel_side_tells_of_it() {
+    let rule = ConsumerRule::new(Source::peer_address());
+    let consumers = ConsumerRules::new(Key::from_client_id("id"), vec![rule]).unwrap();
+    let keep = Keep { exchanges: true, ..Keep::default() };
+    let mut player = Player::new(Policy { consumers: consumers.into(), keep, ..Policy::default() });
+    let tell = |player: &mut Player, conn, address: &str| {
+        let (ktime_ns, address) = (player.now, address.parse().unwrap());
+        player.pipeline.handle_event(Record::Peer(Peer { ktime_ns, conn, target: TARGET, address }));
+    };
+    let play = |player: &mut Player, conn| {
+        (player.conn, player.positions) = (conn, [0, 0]);
+        player.play(&exchange_by("x"), Split::Whole);
+    };
+    tell(&mut player, 1, "192.0.2.7:4711");
+    tell(&mut player, 2, "[2001:db8::9]:4712");
+    tell(&mut player, 3, "192.0.2.8:4713");
+    (1..=2).for_each(|conn| play(&mut player, conn));
+    player.wait(10_000);
+    player.tick(); // what was told of a connection that brought nothing is forgotten
+    (3..=4).for_each(|conn| play(&mut player, conn));
+    let rows = player.pipeline.take_counts(TARGET).rows;
+    let seen: Vec<_> = rows.iter().map(|row| (row.consumer.as_deref(), row.request_count)).collect();
+    assert_eq!(seen, [(None, 2), (Some("192.0.2.7"), 1), (Some("2001:db8::9"), 1)]);
+    let clients = player.pipeline.take_logged(TARGET).into_iter().map(|logged| logged.client);
+    let text = |client: Option<SocketAddr>| client.map_or("-".to_owned(), |client| client.to_string());
+    assert_eq!(clients.map(text).collect::<Vec<_>>(), ["192.0.2.7:4711", "[2001:db8::9]:4712", "-", "-"]);
 }
 
 #[test]
