@@ -27,7 +27,7 @@ use tracing::{debug, error, info, warn};
 use zerocopy::IntoBytes as _;
 
 use self::{
-    account::{LedgerLine, TapAlarm, log_ledger, log_tap, open_account},
+    account::{LedgerLine, TapAlarm, log_ledger, log_tap, take_over},
     report::{Occasion, Report},
     signals::{Asked, Signals},
     sink::{Hubs, Sink},
@@ -146,16 +146,16 @@ struct Daemon {
 impl Daemon {
     /// Watches a target from now on.
     fn add(&mut self, mut target: Target, config: TargetConfig) -> Result<(), Failure> {
-        let sink = Sink::open(&config, &target, &self.config.state_dir, &mut self.hubs)?;
+        let (sink, left) = Sink::open(&config, &target, &self.config.state_dir, &mut self.hubs)?;
         self.last_id = target.id;
         self.pipeline.add_target(target.id, config.policy.clone());
         self.tape.target(&target);
         if target.is_there() {
             target.attach(&mut self.probe)?;
         }
-        let account = open_account(&sink, &config, &target, &self.config.state_dir, &mut self.pipeline);
+        take_over(&target, left, &mut self.pipeline);
         log_warnings(&config);
-        self.reports.push(Report::new(target, sink, account, config, &self.probe));
+        self.reports.push(Report::new(target, sink, config, &self.probe));
         Ok(())
     }
 

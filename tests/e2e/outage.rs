@@ -100,7 +100,7 @@ fn message_that_the_hub_had_when_the_agent_was_killed_comes_again_with_its_ident
     let first = agent();
     hub.eventually_receives(1, Kind::Sync);
     ask(&app, EACH);
-    hub.reply_with(Reply::Late(PATIENCE)); // accepted, but the agent does not hear of it
+    hub.reply_to_next(1, Kind::Sync, Reply::Late(PATIENCE)); // accepted, but the agent does not hear of it
     let held = hub.eventually("a message is held", |hub| {
         hub.received_of(Kind::Sync).into_iter().find(|message| matches!(message.reply, Reply::Late(_)))
     });
@@ -108,7 +108,6 @@ fn message_that_the_hub_had_when_the_agent_was_killed_comes_again_with_its_ident
         (count_in(&first, "reported") == EACH).then_some(())
     });
     first.kill();
-    hub.reply_with(202);
     let second = agent();
     let lost = killed_in(&second);
     hub.eventually("it comes again", |hub| (!hub.duplicates().is_empty()).then_some(()));

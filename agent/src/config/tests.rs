@@ -306,7 +306,7 @@ fn targets_are_kept_in_order() {
 fn a_flag_beats_the_target_which_beats_the_top_level_which_beats_the_default() {
     let check = |top: &str, own: &str, words: &str, want: &str| {
         let text = format!("client_id = \"ID\"\n{top}\n[[target]]\npid = 7\n{own}");
-        let config = *with_file(&text, words).unwrap();
+        let config = with_file(&text, words).unwrap();
         let Delivery::Hub(hub) = &config.targets[0].delivery else { panic!("it reports to a hub") };
         assert_eq!(hub.env.as_str(), want, "{top} {own} {words}");
     };
@@ -373,7 +373,7 @@ fn each_value_is_taken_from_where_it_is_given() {
 
 #[test]
 fn paths_begin_where_the_file_lies() {
-    let config = *with_file("state_dir = \"s\"\n[[target]]\npid = 7", "--dry-run").unwrap();
+    let config = with_file("state_dir = \"s\"\n[[target]]\npid = 7", "--dry-run").unwrap();
     assert!(config.agent.state_dir.is_absolute() && config.agent.state_dir.ends_with("s"), "{config:?}");
 }
 
@@ -414,7 +414,7 @@ fn a_recorded_target_is_counted_as_its_table_says() {
 #[test]
 fn a_target_reports_one_way_that_of_the_nearest_level() {
     let check = |text: &str, words: &str, want: &[&str]| {
-        let config = *with_file(text, words).unwrap();
+        let config = with_file(text, words).unwrap();
         let way = |target: &TargetConfig| match &target.delivery {
             Delivery::Hub(_) => "hub".to_owned(),
             Delivery::Stdout => "stdout".to_owned(),

@@ -1,22 +1,17 @@
 //! The lines of the log that say what became of everything that was seen.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use agent_common::drops::DropReason;
 use tracing::{debug, info, warn};
 
-use super::sink::Sink;
 use crate::{
-    config::TargetConfig,
     pipeline::{
         Pipeline,
         ledger::{Cause, Coverage, Ledger},
     },
     probe::{discover, load::Probe},
-    spool::{Account, Unsettled},
+    spool::Unsettled,
     watch::Target,
 };
 
@@ -29,21 +24,8 @@ pub enum LedgerLine {
     Last,
 }
 
-/// Opens the account of a target that the pipeline knows, and takes over what is left in it.
-pub fn open_account(
-    sink: &Sink,
-    config: &TargetConfig,
-    target: &Target,
-    state_dir: &Path,
-    pipeline: &mut Pipeline,
-) -> Option<Account> {
-    let (account, left) = sink.open_account(&config.delivery, target, state_dir)?;
-    take_over(target, left, pipeline);
-    Some(account)
-}
-
 /// Puts into a target's ledger what an agent that was killed could not report.
-fn take_over(target: &Target, left: Unsettled, pipeline: &mut Pipeline) {
+pub fn take_over(target: &Target, left: Unsettled, pipeline: &mut Pipeline) {
     let Unsettled { counted, open } = left;
     if left != Unsettled::default() {
         warn!(

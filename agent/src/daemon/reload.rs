@@ -4,7 +4,7 @@ use agent_common::{conn::TargetId, limits};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 
-use super::{BATCH, Daemon, account::open_account, log_warnings, report::Occasion, sink::Sink, tell_systemd};
+use super::{BATCH, Daemon, account::take_over, log_warnings, report::Occasion, sink::Sink, tell_systemd};
 use crate::{
     config::{Config, TargetConfig},
     exit::Failure,
@@ -58,10 +58,9 @@ impl Daemon {
             None
         } else {
             report.send(&mut self.pipeline, &self.probe, Occasion::Last);
-            let sink = Sink::open(&config, &report.target, &self.config.state_dir, &mut self.hubs)?;
-            let (target, state_dir) = (&report.target, &self.config.state_dir);
-            let account = open_account(&sink, &config, target, state_dir, &mut self.pipeline);
-            Some((sink, account))
+            let (sink, left) = Sink::open(&config, &report.target, &self.config.state_dir, &mut self.hubs)?;
+            take_over(&report.target, left, &mut self.pipeline);
+            Some(sink)
         };
         log_warnings(&config);
         self.pipeline.set_policy(report.target.id, config.policy.clone());

@@ -1,6 +1,6 @@
 //! What one target's messages are made of, and when they are due.
 
-use std::{sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -15,7 +15,6 @@ use crate::{
         resources::Meter,
         software::{self, Software},
     },
-    spool::Account,
     watch::Target,
 };
 
@@ -37,10 +36,6 @@ pub struct Report {
     /// What the kernel side had no room to tell of, as far as it is accounted for: see
     /// [`crate::probe::load::Probe::untold`].
     pub untold: u64,
-    /// What the end of the agent would cost. None where that is of no interest to anybody.
-    account: Option<Arc<Account>>,
-    /// Exchanges that were counted before the account was opened.
-    counted_before: u64,
     /// Exchanges that are in messages.
     handed_over: u64,
 }
@@ -55,13 +50,7 @@ pub enum Occasion {
 
 impl Report {
     /// The target is attached already.
-    pub fn new(
-        target: Target,
-        sink: Sink,
-        account: Option<Account>,
-        mut config: TargetConfig,
-        probe: &Probe,
-    ) -> Self {
+    pub fn new(target: Target, sink: Sink, mut config: TargetConfig, probe: &Probe) -> Self {
         Self {
             software: software::detect(&probe.processes(target.id)),
             untold: probe.untold(target.id),
@@ -75,8 +64,6 @@ impl Report {
             alarm: Alarm::default(),
             last_sync: None,
             last_words_due: false,
-            account: account.map(Arc::new),
-            counted_before: 0,
             handed_over: 0,
         }
     }
@@ -90,12 +77,10 @@ impl Report {
     }
 
     /// Reports as `config` says from now on, to `sink` where that is another one.
-    pub fn change(&mut self, mut config: TargetConfig, sink: Option<(Sink, Option<Account>)>) {
+    pub fn change(&mut self, mut config: TargetConfig, sink: Option<Sink>) {
         let is_another = sink.is_some();
-        if let Some((sink, account)) = sink {
+        if let Some(sink) = sink {
             self.sink = sink;
-            self.account = account.map(Arc::new);
-            self.counted_before = self.handed_over;
         }
         if is_another || config.app != self.config.app {
             self.announcements.restart();
@@ -112,12 +97,11 @@ impl Report {
         self.timer.take_due(now, &self.sink)
     }
 
-    /// Notes in the account how many exchanges are counted.
+    /// Has the account know how many exchanges are counted that are in no message yet.
     pub fn note(&self, pipeline: &Pipeline) {
-        if let Some(account) = &self.account {
-            let id = self.target.id;
-            account.note(pipeline.ledger(id).reported - self.counted_before, pipeline.open_exchanges(id));
-        }
+        let id = self.target.id;
+        let counted = pipeline.ledger(id).reported - self.handed_over;
+        self.sink.note(counted, pipeline.open_exchanges(id));
     }
 
     /// Has the pipeline go on with what its files say now, if they have changed.
@@ -147,13 +131,13 @@ impl Report {
         }
         self.note(pipeline);
         let counted = pipeline.ledger(self.target.id).reported;
-        let exchanges = counted - std::mem::replace(&mut self.handed_over, counted);
-        let receipt = self.account.as_ref().map(|account| account.receipt(exchanges));
+        let exchanges = counted - mem::replace(&mut self.handed_over, counted);
         let counts = pipeline.take_counts(self.target.id);
         debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
         self.last_sync = Some(Instant::now());
         let used = self.meter.look(probe.processes(self.target.id));
         let resources = used.and_then(|used| Resources::between(used.cpu_time, used.elapsed, used.memory));
-        self.sink.sync(self.target.pid, counts, resources, receipt);
+        self.sink.sync(self.target.pid, counts, exchanges, resources);
+        self.note(pipeline);
     }
 }

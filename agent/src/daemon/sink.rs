@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     rc::Rc,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -21,25 +22,35 @@ use crate::{
     hub::{App, Hub, HubConfig, HubState, Instance, Pace, Resources, StartError, Startup, Sync},
     machine,
     pipeline::{counters::Counts, ledger::Ledger},
-    spool::{Account, Receipt, Unsettled},
+    spool::{Account, Unsettled},
     watch::Target,
 };
 
 /// Where the messages of one target go, and in whose name.
 pub enum Sink {
-    Hub { hub: Rc<Hub>, instance: Instance },
+    Hub {
+        hub: Rc<Hub>,
+        instance: Instance,
+        /// What the end of the agent would cost. None where there is no directory for it.
+        account: Option<Arc<Account>>,
+    },
     Otlp(Box<OtlpSink>),
     Stdout,
 }
 
 impl Sink {
+    /// Gives, too, what an agent that was killed had counted of this target and could not hand over.
     pub fn open(
         config: &TargetConfig,
         target: &Target,
         state_dir: &Path,
         hubs: &mut Hubs,
-    ) -> Result<Self, Failure> {
-        Ok(match &config.delivery {
+    ) -> Result<(Self, Unsettled), Failure> {
+        let sink = match &config.delivery {
+            Delivery::Hub(app) => {
+                let hub = hubs.start(app, config.sync_interval, state_dir)?;
+                return Ok(Self::to_hub(hub, app, target, state_dir));
+            }
             Delivery::Stdout => Self::Stdout,
             Delivery::Otlp(to) => {
                 let delivery = hubs.otlps.start(to, config.sync_interval)?;
@@ -48,42 +59,43 @@ impl Sink {
             Delivery::OtlpStdout(to) => {
                 Self::Otlp(OtlpSink::new(&otlp::config(to), &config.app, target, None).into())
             }
-            Delivery::Hub(app) => Self::Hub {
-                hub: hubs.start(app, config.sync_interval, state_dir)?,
-                instance: Instance::claim(state_dir, &app.client_id, &app.env, &target.stable_name()),
-            },
-        })
+        };
+        Ok((sink, Unsettled::default()))
     }
 
-    /// The account of what is counted and in no safe place, and what the last one who had it left there. None where
-    /// nothing is sent, or there is no directory for it.
-    pub fn open_account(
-        &self,
-        delivery: &Delivery,
-        target: &Target,
-        state_dir: &Path,
-    ) -> Option<(Account, Unsettled)> {
-        let (Self::Hub { hub, .. }, Delivery::Hub(HubTarget { client_id, env, .. })) = (self, delivery)
-        else {
-            return None;
-        };
-        let owner = format!("hub {client_id} {env} {} {}", target.stable_name(), machine::identity());
+    fn to_hub(hub: Rc<Hub>, app: &HubTarget, target: &Target, state_dir: &Path) -> (Self, Unsettled) {
+        let (HubTarget { client_id, env, .. }, name) = (app, target.stable_name());
+        let instance = Instance::claim(state_dir, client_id, env, &name);
+        let owner = format!("hub {client_id} {env} {name} {}", machine::identity());
         let account = Account::claim(state_dir, &owner, |life| hub.settled(life));
-        account.inspect_err(|error| debug!(%error, "no account of what the end of the agent would cost")).ok()
+        let (account, left) = account
+            .map(|(account, left)| (Some(Arc::new(account)), left))
+            .inspect_err(|error| debug!(%error, "nobody will know what the end of this agent cost"))
+            .unwrap_or_default();
+        (Self::Hub { hub, instance, account }, left)
+    }
+
+    /// Says how many exchanges were counted that are in no message yet, and how many have no answer yet.
+    pub fn note(&self, counted: u64, open: u64) {
+        if let Self::Hub { account: Some(account), .. } = self {
+            account.note(counted, open);
+        }
     }
 
     pub fn startup(&mut self, pid: u32, app: App) {
         match self {
-            Self::Hub { hub, instance } => hub.send_startup(&Startup::new(instance.uuid, app)),
+            Self::Hub { hub, instance, .. } => hub.send_startup(&Startup::new(instance.uuid, app)),
             Self::Otlp(otlp) => otlp.startup(pid, app),
             Self::Stdout => dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app)),
         }
     }
 
-    pub fn sync(&mut self, pid: u32, counts: Counts, resources: Option<Resources>, receipt: Option<Receipt>) {
+    /// `exchanges`: how many are in the counts.
+    pub fn sync(&mut self, pid: u32, counts: Counts, exchanges: u64, resources: Option<Resources>) {
         let now = SystemTime::now();
         match self {
-            Self::Hub { hub, instance } => {
+            Self::Hub { hub, instance, account } => {
+                let receipt = account.as_ref().map(|account| account.receipt(exchanges));
                 hub.send_sync(&Sync::new(now, instance.uuid, counts, resources), receipt);
             }
             Self::Otlp(otlp) => otlp.counts(pid, &counts, resources),

@@ -30,6 +30,8 @@ pub struct Account {
     /// Locked; see [`Page`] for what is in it.
     file: File,
     life: Uuid,
+    /// Exchanges in messages, settled or not.
+    handed_over: AtomicU64,
     /// As written last.
     counted: AtomicU64,
     open: AtomicU64,
@@ -88,13 +90,14 @@ impl Account {
         let life = Uuid::new_v4();
         file.set_len(LEN)?;
         file.write_all_at(Page { life, ..Page::default() }.to_text().as_bytes(), 0)?;
-        let (counted, open, settled) = Default::default();
-        Ok((Self { file, life, counted, open, settled }, left))
+        let (handed_over, counted, open, settled) = Default::default();
+        Ok((Self { file, life, handed_over, counted, open, settled }, left))
     }
 
-    /// Notes how many exchanges were counted in this life, and how many have no answer yet. Costs nothing when that
-    /// is as before, and one write into the page cache otherwise.
+    /// Notes how many exchanges were counted that are in no message yet, and how many have no answer yet. Costs nothing
+    /// when that is as before, and one write into the page cache otherwise.
     pub fn note(&self, counted: u64, open: u64) {
+        let counted = counted.saturating_add(self.handed_over.load(Relaxed));
         let before = (self.counted.swap(counted, Relaxed), self.open.swap(open, Relaxed));
         if before != (counted, open) {
             self.write(&Page::note(counted, open), COUNTED_AT);
@@ -103,6 +106,7 @@ impl Account {
 
     /// To go with a message that holds so many of the exchanges counted.
     pub fn receipt(self: &Arc<Self>, exchanges: u64) -> Receipt {
+        self.handed_over.fetch_add(exchanges, Relaxed);
         Receipt { account: Arc::clone(self), exchanges }
     }
 
@@ -192,7 +196,7 @@ mod tests {
         assert_eq!(left, Unsettled::default());
         account.note(7, 2);
         account.receipt(7).settle();
-        account.note(12, 1);
+        account.note(5, 1);
         drop(account);
         let (account, left) = claim(dir.path());
         assert_eq!(left, Unsettled { counted: 5, open: 1 });
@@ -204,8 +208,9 @@ mod tests {
     fn a_message_in_the_spool_settles_what_the_page_does_not_know_of() {
         let dir = tempfile::tempdir().unwrap();
         let (account, _) = claim(dir.path());
-        account.note(12, 0);
+        account.note(7, 0);
         account.receipt(7).settle();
+        account.note(5, 0);
         let last = account.receipt(5);
         let settled = last.settles();
         assert_eq!(settled, Settled { life: account.life, exchanges: 12 });
