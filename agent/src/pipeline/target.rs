@@ -172,38 +172,14 @@ impl Target {
             None => self.ledger.reported += 1,
             Some(cause) => self.ledger.add(cause, 1),
         }
-        self.release(consumer); // what it is called is there until the next take
-        if let Some(kept) = answer.kept {
-            if let (None, Some(says)) = (account.lost_to, kept.says)
-                && let (Some(method), Some(route)) = (method, account.route)
-            {
-                self.read_errors(says, Place { consumer, method, route }, answer.status, &kept.response);
-            }
-            let Kept { client, target, request, mut response, held, .. } = *kept;
-            if !kept.is_whole {
-                return;
-            }
-            if !kept.keeps_response_body {
-                response.body = Body::None;
-            }
-            let logged = Logged {
-                head_received: answer.head_received,
-                first_byte: answer.first_byte,
-                last_byte: answer.last_byte,
-                response_time: answer.measured.response_time,
-                method,
-                route: account.route.map(|route| self.routes.template(route).to_owned()),
-                consumer: consumer.and_then(|id| self.consumers.identifier(id)).map(str::to_owned),
-                status: answer.status,
-                request_size: answer.measured.request_size,
-                response_size: answer.measured.response_size,
-                client,
-                target,
-                request,
-                response,
-            };
-            self.log(logged, held);
+        if let Some(kept) = &answer.kept
+            && let (None, Some(says)) = (account.lost_to, kept.says)
+            && let (Some(method), Some(route)) = (method, account.route)
+        {
+            self.read_errors(says, Place { consumer, method, route }, answer.status, &kept.response);
         }
+        self.log(method, consumer, account.route, answer);
+        self.release(consumer);
     }
 
     /// Counts what a response says of errors.
@@ -230,15 +206,43 @@ impl Target {
         }
     }
 
-    /// Keeps an exchange until it is taken, if there is room.
-    fn log(&mut self, logged: Logged, mut held: Held) {
-        let text =
-            logged.route.as_ref().map_or(0, String::len) + logged.consumer.as_ref().map_or(0, String::len);
-        if held.grow(size_of::<(Logged, Held)>() + text) {
-            self.logged.push((logged, held));
-        } else {
-            self.ledger.details_dropped += 1;
+    /// Keeps an exchange until it is taken, where the policy says so and there is room.
+    fn log(
+        &mut self,
+        method: Option<Method>,
+        consumer: Option<ConsumerId>,
+        route: Option<RouteId>,
+        answer: Answer,
+    ) {
+        let Some(kept) = answer.kept.filter(|kept| kept.is_whole) else { return };
+        let Kept { client, target, request, mut response, mut held, keeps_response_body, .. } = *kept;
+        if !keeps_response_body {
+            response.body = Body::None;
         }
+        let route = route.map(|route| self.routes.template(route).to_owned());
+        let consumer = consumer.and_then(|id| self.consumers.identifier(id)).map(str::to_owned);
+        let text = route.as_ref().map_or(0, String::len) + consumer.as_ref().map_or(0, String::len);
+        if !held.grow(size_of::<(Logged, Held)>() + text) {
+            self.ledger.details_dropped += 1;
+            return;
+        }
+        let logged = Logged {
+            head_received: answer.head_received,
+            first_byte: answer.first_byte,
+            last_byte: answer.last_byte,
+            response_time: answer.measured.response_time,
+            method,
+            route,
+            consumer,
+            status: answer.status,
+            request_size: answer.measured.request_size,
+            response_size: answer.measured.response_size,
+            client,
+            target,
+            request,
+            response,
+        };
+        self.logged.push((logged, held));
     }
 
     /// What is kept of a request, where the policy says so.
@@ -312,38 +316,28 @@ impl Target {
         let (consumers, routes) = (&self.consumers, &self.routes);
         let identifier = |id| consumers.identifier(id).map(str::to_owned);
         let template = |id| routes.template(id).to_owned();
-        let mut counts = self.counters.take(identifier, template);
-        counts.validation_errors = self
-            .validation_errors
-            .take()
-            .map(|(place, error, count)| ValidationErrors {
-                consumer: place.consumer.and_then(identifier),
-                method: place.method.as_str().to_owned(),
-                path: template(place.route),
-                location: error.location,
-                message: error.message,
-                kind: error.kind,
-                count,
-            })
-            .collect();
-        counts.server_errors = self
-            .server_errors
-            .take()
-            .map(|(place, error, count)| ServerErrors {
-                consumer: place.consumer.and_then(identifier),
-                method: place.method.as_str().to_owned(),
-                path: template(place.route),
-                kind: error.kind,
-                message: error.message,
-                traceback: error.traceback,
-                count,
-            })
-            .collect();
-        counts.validation_errors.sort();
-        counts.server_errors.sort();
-        counts.consumers = self.consumers.take_names();
+        let row = |place: Place| {
+            let method = place.method.as_str().to_owned();
+            (place.consumer.and_then(identifier), method, template(place.route))
+        };
+        let counts = self.counters.take(identifier, template);
+        let validation_errors = self.validation_errors.take().map(|(place, error, count)| {
+            let (consumer, method, path) = row(place);
+            let ValidationError { location, message, kind } = error;
+            ValidationErrors { consumer, method, path, location, message, kind, count }
+        });
+        let mut validation_errors: Vec<ValidationErrors> = validation_errors.collect();
+        validation_errors.sort();
+        let server_errors = self.server_errors.take().map(|(place, error, count)| {
+            let (consumer, method, path) = row(place);
+            let ServerError { kind, message, traceback } = error;
+            ServerErrors { consumer, method, path, kind, message, traceback, count }
+        });
+        let mut server_errors: Vec<ServerErrors> = server_errors.collect();
+        server_errors.sort();
+        let consumers = self.consumers.take_names();
         self.consumers.forget_idle();
-        counts
+        Counts { validation_errors, server_errors, consumers, ..counts }
     }
 
     /// Has all names of consumers in the next counts, as if they were new.

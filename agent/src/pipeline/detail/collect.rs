@@ -51,7 +51,7 @@ pub struct Kept {
     pub says: Option<Says>,
     /// Its body is wanted for what it is, too.
     pub keeps_response_body: bool,
-    /// The other end of the connection.
+    /// The other end of the connection, where it is known.
     pub client: Option<SocketAddr>,
     pub target: String,
     pub request: Message,

@@ -5,6 +5,7 @@ use agent_common::conn::{Direction, Mute};
 use super::{Line, Player, Split, TARGET, read};
 use crate::pipeline::{
     Limits, Policy,
+    consumer::{ConsumerRule, ConsumerRules, Key, Source},
     counters::ValidationErrors,
     detail::{Body, Keep, Logged, MAX_BODY},
     http::head::Method,
@@ -347,4 +348,29 @@ fn bodies_that_cannot_be_read_are_counted() {
         assert_eq!(player.pipeline.take_mutes().count(), mutes, "{rest}");
         assert_eq!(player.pipeline.details(), 0);
     }
+}
+
+#[test]
+fn a_consumer_whose_errors_were_read_makes_room_when_it_is_idle() {
+    let who = ConsumerRule::new(Source::header("who").unwrap());
+    let consumers = ConsumerRules::new(Key::from_client_id(""), vec![who]).unwrap().into();
+    let policy = Policy { consumers, ..keep_errors() };
+    let mut player = Player::within(policy, Limits { max_consumers: 1, ..Limits::default() });
+    for who in ["first", "second"] {
+        // The connection before it was idle for too long, too.
+        (player.conn, player.positions, player.turn) = (player.conn + 1, [0, 0], 0);
+        let request = format!("GET /a HTTP/1.1\\r\\nwho: {who}");
+        let answer =
+            "< HTTP/1.1 422 S\\r\\ncontent-type: application/json\\r\\ncontent-length: 19\\r\\n\\r\\n";
+        player.play(
+            &read(&format!("> {request}\\r\\n\\r\\n\n{answer}{{\"message\":[\"why\"]}}")),
+            Split::Whole,
+        );
+        let counts = player.pipeline.take_counts(TARGET);
+        assert_eq!(counts.validation_errors[0].consumer.as_deref(), Some(who));
+        player.wait(2 * 60 * 60 * 1000);
+        player.tick();
+        player.pipeline.take_counts(TARGET);
+    }
+    assert_eq!(player.pipeline.ledger(TARGET).consumers_over_limit, 0);
 }
