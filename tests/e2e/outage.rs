@@ -36,7 +36,11 @@ fn outage_and_kills_cost_at_most_the_last_interval_and_it_is_counted() {
             (count_in(&agent, "reported") == EACH).then_some(())
         });
         if interval != NEVER {
-            // Some of them are in a message, some may not be.
+            let queued = queued_in(&agent);
+            eventually("they are in a message on disk", PATIENCE, || {
+                (queued_in(&agent) >= queued + 2).then_some(())
+            });
+            // These may be, or not.
             ask(&app, 5);
             sent += 5;
             eventually("likewise", PATIENCE, || (count_in(&agent, "reported") == EACH + 5).then_some(()));
@@ -51,6 +55,7 @@ fn outage_and_kills_cost_at_most_the_last_interval_and_it_is_counted() {
         "an agent that never made a second message loses what it counted after the first"
     );
     lost += last_loss;
+    assert!(lost <= 4 * 5 + 2 * EACH, "{lost} are lost, more than the last interval of each");
     ask(&app, EACH);
     sent += EACH;
     hub.come_back();
@@ -121,6 +126,14 @@ fn ask(app: &App, times: u64) {
     for _ in 0..times {
         assert_eq!(client.send(&Request::get("/items/7")).exchange.status, 200);
     }
+}
+
+/// Messages that wait, once all of them are on disk.
+fn queued_in(agent: &Agent) -> u64 {
+    eventually("all messages are on disk", PATIENCE, || {
+        let hub = &agent.status()["hubs"][0];
+        (hub["spool"]["in_memory"] == 0).then(|| hub["queued"].as_u64())?
+    })
 }
 
 /// What the last agent is said to have lost.
