@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    io::Write as _,
     sync::{Arc, LazyLock},
     time::{Duration, Instant, SystemTime},
 };
@@ -21,6 +22,7 @@ use agent::{
 };
 use arbitrary::{Result, Unstructured};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use flate2::{Compression, write::GzEncoder};
 use percent_encoding::percent_decode;
 use serde_json::Value;
 
@@ -160,7 +162,49 @@ fn message(choices: &mut Unstructured<'_>) -> Result<Message> {
         _ => ("application/json", document(choices, Under::Harmless, 4)?),
     };
     fields.push(("Content-Type".to_owned(), content_type.as_bytes().to_vec()));
-    Ok(Message { fields, body: Body::Whole(body.into_bytes()) })
+    let mut body = body.into_bytes();
+    for _ in 0..choices.int_in_range(0..=2)? {
+        let (coding, encoded) = match choices.int_in_range(0..=3)? {
+            0 => ("gzip", gzip(&body)),
+            1 => ("br", brotli(&body)),
+            2 => ("zstd", zstd(&body)),
+            _ => continue,
+        };
+        body = encoded;
+        fields.push(("Content-Encoding".to_owned(), coding.as_bytes().to_vec()));
+    }
+    Ok(Message { fields, body: Body::Whole(body) })
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body).and_then(|()| encoder.finish()).expect("memory can be written to")
+}
+
+/// Uncompressed meta-blocks (RFC 7932, section 9.2).
+fn brotli(body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (index, block) in body.chunks(4096).enumerate() {
+        // The first one has the window size in front, a bit. Not the last, four nibbles of length, uncompressed.
+        let shift = if index == 0 { 1 } else { 0 };
+        let header = ((block.len() as u32 - 1) << 3 | 1 << 19) << shift;
+        out.extend_from_slice(&header.to_le_bytes()[..3]);
+        out.extend_from_slice(block);
+    }
+    // The last one, empty.
+    out.push(if body.is_empty() { 0b110 } else { 0b11 });
+    out
+}
+
+/// Raw blocks (RFC 8878, section 3.1.1.2).
+fn zstd(body: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0x58];
+    for block in body.chunks(4096) {
+        out.extend_from_slice(&((block.len() as u32) << 3).to_le_bytes()[..3]);
+        out.extend_from_slice(block);
+    }
+    out.extend_from_slice(&[1, 0, 0]);
+    out
 }
 
 fn field(choices: &mut Unstructured<'_>) -> Result<(String, Vec<u8>)> {
@@ -307,4 +351,29 @@ fn all_encoded(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use agent::pipeline::coding::decode;
+
+    use super::*;
+
+    #[test]
+    fn what_shows_is_seen() {
+        assert!(shows_secret(SECRET.as_bytes()) && shows_secret(NUMBER.as_bytes()));
+        assert!(shows_secret(SECRET.replace('X', "%2558").as_bytes()));
+        assert!(shows_secret(format!("\"{}\"", SECRET.replace('X', "\\u0058")).as_bytes()));
+        assert!(!shows_secret(b"******"));
+    }
+
+    #[test]
+    fn what_is_encoded_can_be_decoded() {
+        for length in [0, 1, 4096, 10_000] {
+            let body = "x".repeat(length).into_bytes();
+            for (coding, encoded) in [("gzip", gzip(&body)), ("br", brotli(&body)), ("zstd", zstd(&body))] {
+                assert_eq!(decode(&encoded, coding.as_bytes()).as_deref(), Ok(body.as_slice()), "{coding}");
+            }
+        }
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use crate::pipeline::detail::{Body, Logged, MAX_BODY, Message};
+use crate::pipeline::{
+    coding::{self, NotDecoded},
+    detail::{Body, Logged, MAX_BODY, Message},
+};
 
 use super::{
     mask::{Masks, Style},
@@ -147,18 +150,25 @@ fn body(message: &Message, policy: &LogPolicy, style: Style) -> Option<Vec<u8>> 
     let bytes = match &message.body {
         Body::None | Body::Incomplete => return None,
         Body::TooLarge => return too_large(),
-        Body::Whole(bytes) => bytes,
+        // What cannot be decoded cannot be masked.
+        Body::Whole(bytes) => match coding::decode(bytes, &content_encoding(message)) {
+            Ok(bytes) if bytes.len() <= MAX_BODY => bytes,
+            Ok(_) | Err(NotDecoded::TooLarge) => return too_large(),
+            Err(_) => return None,
+        },
     };
-    // What is compressed cannot be masked.
-    if !matches!(field("content-encoding").trim(), "" | "identity") {
-        return None;
-    }
-    let masked = masked_body(bytes, &content_type, &policy.masks, style)?;
+    let masked = masked_body(&bytes, &content_type, &policy.masks, style)?;
     match masked.len() {
         0 => None,
         1..=MAX_BODY => Some(masked),
         _ => too_large(),
     }
+}
+
+/// Every value of the field, as one list (RFC 9110, section 5.3).
+fn content_encoding(message: &Message) -> Vec<u8> {
+    let values = message.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
+    values.map(|(_, value)| value.as_slice()).collect::<Vec<_>>().join(&b',')
 }
 
 fn masked_body(bytes: &[u8], content_type: &str, masks: &Masks, style: Style) -> Option<Vec<u8>> {

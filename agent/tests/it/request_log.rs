@@ -33,7 +33,7 @@ const DIFFERENCES: &[(&str, &str, &str, &str)] = &[
     ("fastapi", "list_query", "url", "likewise"),
     ("express", "list_query", "url", "likewise"),
     ("*", "login", "request_body", "a number under a secret name is masked: ccv"),
-    ("*", "gzip", "response_body", "not sent with the secret inside"),
+    ("*", "gzip", "response_body", "decoded and masked, not sent with the secret inside"),
     ("*", "redirect", "response_headers", "the query inside Location is masked"),
     ("django", "echo_chunked", "request_body", "18 bytes are not too large"),
     ("express", "stream", "response_body", "a streamed body is seen like any other"),

@@ -1,3 +1,7 @@
+use std::io::Write as _;
+
+use flate2::{Compression, write::GzEncoder};
+
 use super::*;
 use crate::request_log::{
     fixtures::{logged, logged_bytes},
@@ -127,6 +131,36 @@ fn bodies_leave_masked_or_not_at_all() {
     check("text/plain", "to\0ken", None);
     assert_eq!(body_of("application/json", b"{\"a\":\"\xe9\"}"), None);
     assert_eq!(body_of("text/plain", b"caf\xe9 http://u:p@h").as_deref(), Some("caf\u{e9} http://******@h"));
+}
+
+#[test]
+fn compressed_bodies_are_masked_inside_or_left_out() {
+    let gzip = |text: &str| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let body = |codings: &str, bytes: &[u8]| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{codings}\r\n");
+        let response = [head.as_bytes(), bytes].concat();
+        let exchange = logged_bytes(b"GET / HTTP/1.1\r\n\r\n", &response);
+        let body = Masked::new(&exchange, &LogPolicy::new(&everything()).unwrap(), Style::Hub).response.body;
+        body.map(|body| String::from_utf8(body).unwrap())
+    };
+    let json = gzip(r#"{"token":"inside-gzip"}"#);
+    let masked = Some(r#"{"token":"******"}"#.to_owned());
+    assert_eq!(body("Content-Encoding: gzip\r\n", &json), masked);
+    let zstd =
+        ruzstd::encoding::compress_to_vec(json.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+    assert_eq!(body("Content-Encoding: gzip\r\nContent-Encoding: zstd\r\n", &zstd), masked);
+    assert_eq!(body("Content-Encoding: gzip\r\n", br#"{"token":"inside-gzip"}"#), None);
+    assert_eq!(body("Content-Encoding: gzip\r\n", &json[..json.len() - 1]), None);
+    assert_eq!(body("Content-Encoding: x-own\r\n", &json), None);
+    assert_eq!(body("", &json), None);
+    for length in [50_001, 400_000] {
+        let large = gzip(&format!("\"{}\"", "r".repeat(length - 2)));
+        assert_eq!(body("Content-Encoding: gzip\r\n", &large).as_deref(), Some("<body too large>"));
+    }
 }
 
 #[test]
