@@ -7,7 +7,7 @@ use std::{
 };
 
 use agent_common::{decode::Record, event::HEADER_LEN};
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::{exit::Failure, recording::Recorder, watch::Target};
 
@@ -19,6 +19,9 @@ pub struct Tape {
 impl Tape {
     pub fn create(path: Option<&Path>) -> Result<Self, Failure> {
         let recorder = path.map(Recorder::create).transpose();
+        if let (Some(path), Ok(_)) = (path, &recorder) {
+            warn!(path = %path.display(), "recording what the targets read and write, secrets included, unmasked");
+        }
         Ok(Self {
             recorder: recorder.map_err(|error| Failure::Io { doing: "create the --record file", error })?,
         })
