@@ -6,12 +6,14 @@
 mod consumers;
 mod file;
 mod keys;
+mod request_log;
 mod table;
 mod target;
 
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,6 +32,7 @@ use crate::{
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
     otlp::{Destination, Endpoint, EndpointError, HeaderError, WriteTokenError},
     pipeline::{Policy, consumer::RuleError},
+    request_log::{patterns::PatternError, policy::LogPolicy},
 };
 
 /// Where systemd says that a service keeps its state; several directories are separated by colons.
@@ -90,6 +93,8 @@ pub struct TargetConfig {
     /// Where its consumers' names are kept, if in a file.
     pub names: Option<NamesFile>,
     pub delivery: Delivery,
+    /// None when no requests are logged.
+    pub request_log: Option<Arc<LogPolicy>>,
     /// None: as the protocol has it.
     pub sync_interval: Option<Duration>,
     pub warnings: Vec<Warning>,
@@ -242,6 +247,8 @@ pub enum ValueError {
     SyncInterval { name: String, saw: Duration },
     #[error("{name} is {saw}; it must be a power of two of at least {SMALLEST_RING}, such as 8388608")]
     RingBytes { name: String, saw: u32 },
+    #[error(transparent)]
+    Pattern(Box<PatternError>),
     #[error("{name} is {saw:?}; it must be 1 to 64 letters, digits and any of -_.:, such as python:django")]
     Client { name: String, saw: String },
 }

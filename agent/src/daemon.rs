@@ -262,6 +262,9 @@ impl Daemon {
             }
             Err(error) => log_undecodable(error),
         });
+        for report in reports {
+            report.take_logged(pipeline);
+        }
         self.settle();
         self.reports.iter().for_each(|report| report.note(&self.pipeline));
         Handled { count, exited }
@@ -329,6 +332,7 @@ impl Daemon {
     }
 
     fn tick(&mut self) -> Outlook {
+        self.reports.iter_mut().for_each(Report::write_log);
         self.ticks = self.ticks.wrapping_add(1);
         self.pipeline.handle_tick(clock::ktime_now());
         self.account_for_untold();

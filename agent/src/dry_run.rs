@@ -12,6 +12,7 @@ use crate::{
     hub::{Startup, Sync},
     otlp::Export,
     pipeline::ledger::{Coverage, Ledger},
+    request_log::item::Item,
 };
 
 #[derive(Serialize)]
@@ -33,6 +34,10 @@ pub fn print_sync(pid: u32, message: &Sync) {
 /// In OTLP's own JSON; the kind is the signal.
 pub fn print_export(pid: u32, export: &Export) {
     print(export.signal().as_str(), pid, export);
+}
+
+pub fn print_log(pid: u32, item: &Item) {
+    print("log", pid, item);
 }
 
 pub fn print_ledger(pid: u32, ledger: &Ledger) {

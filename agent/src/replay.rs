@@ -19,7 +19,7 @@ use crate::{
     dry_run,
     exit::{Exit, Failure},
     hub::{App, PathItem, Startup, Sync},
-    pipeline::{Ktime, Limits, Pipeline, Policy},
+    pipeline::{Ktime, Limits, Pipeline, Policy, detail::Keep},
     recording::{Frame, ReadError, Reader},
 };
 
@@ -35,7 +35,8 @@ pub fn run(path: &Path, config: &ReplayConfig) -> Result<Exit, Failure> {
     let unreadable = |error| Failure::Recording { path: path.to_owned(), error };
     let mut reader = Reader::open(path).map_err(unreadable)?;
     let mut pipeline = Pipeline::new(Limits::default());
-    let policy = |pid, ports: &[u16]| config.of(pid, ports).0.clone();
+    // When a request was made is not in a recording, so none is logged.
+    let policy = |pid, ports: &[u16]| Policy { keep: Keep::default(), ..config.of(pid, ports).0.clone() };
     let Played { targets, damage } = play(&mut reader, &mut pipeline, policy).map_err(unreadable)?;
     for (id, Recorded { pid, ports }) in targets {
         pipeline.finish_target(id);

@@ -16,6 +16,7 @@ mod ports;
 mod recording;
 mod reload;
 mod resources;
+mod secrets;
 mod servers;
 mod side_by_side;
 mod soak;

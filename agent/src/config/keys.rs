@@ -8,6 +8,7 @@ use toml::de::DeValue;
 
 use super::{
     consumers::ConsumerKeys,
+    request_log::LogKeys,
     table::{FileError, Given, Origin, Table, Value},
 };
 use crate::cli::{CountArgs, LogFormat, LogLevel, ResponseTimeArg, RunArgs};
@@ -37,6 +38,7 @@ pub struct TargetKeys {
     pub sync_interval: Option<Given<Duration>>,
     pub response_time: Option<Given<ResponseTimeArg>>,
     pub consumers: ConsumerKeys,
+    pub request_log: LogKeys,
 }
 
 /// What identifies us to whom we report to, or the file that holds it.
@@ -108,6 +110,7 @@ impl TargetKeys {
             sync_interval: None,
             response_time: given(args.response_time.as_ref()),
             consumers: ConsumerKeys::of_flags(args),
+            request_log: LogKeys::default(),
         }
     }
 
@@ -135,6 +138,7 @@ impl TargetKeys {
             sync_interval: table.take("sync_interval")?,
             response_time: table.take("response_time")?,
             consumers: ConsumerKeys::take(table)?,
+            request_log: LogKeys::take(table)?,
         })
     }
 
@@ -158,6 +162,7 @@ impl TargetKeys {
             sync_interval: self.sync_interval.or(fallback.sync_interval),
             response_time: self.response_time.or(fallback.response_time),
             consumers: self.consumers.or(fallback.consumers),
+            request_log: self.request_log.or(fallback.request_log),
         }
     }
 }
@@ -188,7 +193,7 @@ fn take_credential(
     }
 }
 
-/// Header lines: what they hold may be secret.
+/// Header lines, patterns: what they hold may be secret.
 impl Value for Vec<String> {
     const WANTED: &'static str = "a list of strings in quotes";
     const SECRET: bool = true;

@@ -136,6 +136,16 @@ impl<'d> Table<'d> {
         Ok(path.map(|path| Given { value: beside.join(path.value), ..path }))
     }
 
+    /// The table `[key]`; None when it is not there.
+    ///
+    /// # Errors
+    /// When it is no table.
+    pub fn take_table(&mut self, key: &'static str) -> Result<Option<Table<'d>>, FileError> {
+        let Some(found) = self.entry(key) else { return Ok(None) };
+        let name = format!("[{}]", self.path_of(key));
+        self.table(key, name, found).map(Some)
+    }
+
     /// The tables of a list, `[[key]]`; none when it is not there.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::{
     consumer_files::NamesFile,
     hub::{BaseUrl, ClientId, Env},
     otlp::{Destination, Endpoint, Header, WriteToken},
-    pipeline::{Policy, ResponseTime, counters::Distributions},
+    pipeline::{Policy, ResponseTime, counters::Distributions, detail::Keep},
 };
 
 /// Longest credential in a file of its own, bytes.
@@ -61,13 +61,17 @@ pub fn understand(
         let error = ValueError::SyncInterval { name: interval.name("sync_interval"), saw: interval.value };
         return Err(ConfigError::about(interval, error));
     }
+    let request_log = keys.request_log.understand()?;
+    let keep = request_log.as_ref().map(|log| log.keep()).unwrap_or_default();
+    let keep = Keep { errors: policy.keep.errors, ..keep };
     Ok(TargetConfig {
-        policy: Policy { ports: spec.value.ports(), distributions: distributions(&delivery), ..policy },
+        policy: Policy { ports: spec.value.ports(), distributions: distributions(&delivery), keep, ..policy },
         spec: spec.value,
         app,
         names,
         warnings,
         delivery,
+        request_log,
         sync_interval: keys.sync_interval.as_ref().map(|interval| interval.value),
     })
 }

@@ -5,7 +5,8 @@ use clap::{CommandFactory as _, Parser as _};
 use super::*;
 use crate::{
     cli::Cli,
-    pipeline::{ResponseTime, counters::Distributions},
+    pipeline::{ResponseTime, counters::Distributions, detail::Keep},
+    request_log::mask::Style,
 };
 
 const ID: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
@@ -261,6 +262,67 @@ fn what_is_wrong_in_a_file_is_said_with_its_place() {
 }
 
 #[test]
+fn what_is_wrong_with_a_request_log_is_said_with_its_place() {
+    let check = |text: &str, want: &str| {
+        let (_, message) = *with_file(text, "--dry-run").unwrap_err();
+        assert_eq!(message, want, "{text}");
+    };
+    check(
+        "request_log = true",
+        "agent.toml:1:15: `request_log` at the top level is a truth value, true; it must be a table, [request_log]",
+    );
+    check(
+        "[request_log]\nenable = true",
+        "agent.toml:2:1: unknown key `enable` in [request_log]; did you mean `enabled`?",
+    );
+    check(
+        "[request_log]\nmask_headers = \"x\"",
+        "agent.toml:2:16: `mask_headers` in [request_log] is a string; it must be a list of strings in quotes",
+    );
+    check(
+        "[request_log]\nmask_headers = [1]",
+        "agent.toml:2:16: `mask_headers` in [request_log] is a list; it must be a list of strings in quotes",
+    );
+    check(
+        "[[target]]\npid = 7\n[target.request_log]\nexclude_paths = [\"^/a\", \"b)\"]",
+        "agent.toml:4:17: exclude_paths: pattern 2, \"b)\", is no regular expression that can be used: unopened group \
+         (in the notation of Rust's regex crate)",
+    );
+}
+
+#[test]
+fn requests_are_logged_where_the_file_says_so() {
+    let logs = |text: &str| {
+        let config = with_file(text, "--dry-run").unwrap();
+        config.targets.into_iter().map(|target| (target.request_log, target.policy.keep)).collect::<Vec<_>>()
+    };
+    let targets = "[[target]]\npid = 7\n[[target]]\npid = 8\n";
+    assert!(logs(targets).iter().all(|(log, keep)| log.is_none() && !keep.exchanges));
+    assert!(
+        logs(&format!("[request_log]\nrequest_body = true\n{targets}")).iter().all(|(log, _)| log.is_none())
+    );
+
+    let text = format!(
+        "[request_log]\nenabled = true\nrequest_headers = true\nmask_headers = [\"^x-id$\"]\n{targets}\
+         request_log = {{ request_headers = false, response_body = true, content_types = [\"Text/Plain\"] }}"
+    );
+    let [(Some(first), _), (Some(second), keep)] = &logs(&text)[..] else { panic!("both are logged") };
+    assert!(first.request.headers && !first.response.body && first.response.headers && first.query_params);
+    assert!(!second.request.headers && second.response.body);
+    assert_eq!(second.masks.header("X-Id", b"7", Style::Hub), "******");
+    let want = Keep {
+        exchanges: true,
+        response_bodies: true,
+        content_types: vec!["text/plain".to_owned()],
+        ..Keep::default()
+    };
+    assert_eq!(*keep, want);
+
+    let text = format!("[request_log]\nenabled = true\n{targets}request_log = {{ enabled = false }}");
+    assert_eq!(logs(&text).iter().map(|(log, _)| log.is_some()).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
 fn agent_wide_values_of_a_file_are_checked_too() {
     let check = |text: &str, want: &str| {
         let (_, message) = *with_file(&format!("{text}\n[[target]]\npid = 7"), "--dry-run").unwrap_err();
@@ -462,11 +524,13 @@ const REFERENCE: &str = include_str!("../../../docs/configuration.md");
 
 /// The keys that each kind of table knows, as its errors list them.
 fn known_keys() -> Vec<String> {
-    let tables = ["[[target]]\n", "[[target]]\nconsumers = [{ 0 = 0 }]\n", ""];
+    let tables = ["[[target]]\n", "[[target]]\nconsumers = [{ 0 = 0 }]\n", "[request_log]\n", ""];
     let unknown = tables.map(|table| with_file(&format!("{table}0 = 0"), "").unwrap_err().1);
     let lists = unknown.iter().map(|error| error.split_once("known are ").expect("a list of keys").1);
     let keys = lists.flat_map(|list| list.split(", "));
-    keys.map(|key| key.trim_matches('`').to_owned()).filter(|key| key != "target").collect()
+    keys.map(|key| key.trim_matches('`').to_owned())
+        .filter(|key| !["target", "request_log"].contains(&key.as_str()))
+        .collect()
 }
 
 #[test]

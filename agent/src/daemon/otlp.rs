@@ -18,6 +18,7 @@ use crate::{
     hub::{App, Resources, Startup},
     otlp::{Capture, Export, Exporter, Otlp, OtlpConfig, OtlpState, Pace, ProcessUse, Service, StartError},
     pipeline::counters::Counts,
+    request_log::{RequestLog, item::WallClock, mask::Style},
     watch::Target,
 };
 
@@ -46,6 +47,12 @@ impl OtlpSink {
         self.hand_over(pid, exports);
     }
 
+    /// Takes the requests that wait in a log.
+    pub fn requests(&mut self, pid: u32, log: &mut RequestLog, clock: &WallClock) {
+        let exports = self.exporter.exchanges(&log.take(Style::Otlp), clock);
+        self.hand_over(pid, exports);
+    }
+
     pub fn counts(&mut self, pid: u32, counts: &Counts, resources: Option<Resources>) {
         let usage = self.usage(pid, resources);
         let omitted = self.exporter.omitted;
@@ -67,6 +74,9 @@ impl OtlpSink {
     }
 
     fn hand_over(&self, pid: u32, exports: Vec<Export>) {
+        if exports.is_empty() {
+            return;
+        }
         match &self.delivery {
             Some(delivery) => delivery.send(exports.iter().map(Export::encode).collect()),
             None => exports.iter().for_each(|export| dry_run::print_export(pid, export)),

@@ -1,6 +1,10 @@
 //! What one target's messages are made of, and when they are due.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -11,10 +15,12 @@ use crate::{
     hub::{Announcements, App, PathItem, Resources},
     pipeline::{Pipeline, consumer::NameTable},
     probe::{
+        clock,
         load::Probe,
         resources::Meter,
         software::{self, Software},
     },
+    request_log::{RequestLog, item::WallClock},
     watch::Target,
 };
 
@@ -29,6 +35,8 @@ pub struct Report {
     meter: Meter,
     pub timer: Timer,
     announcements: Announcements,
+    /// None when no requests are logged.
+    pub log: Option<RequestLog>,
     pub alarm: Alarm,
     pub last_sync: Option<Instant>,
     /// The target ended; what was counted since the last message is still to be sent.
@@ -59,6 +67,7 @@ impl Report {
             sink,
             meter: Meter::default(),
             names: config.names.take().map(names::follow),
+            log: config.request_log.clone().map(RequestLog::new),
             config,
             announcements: Announcements::default(),
             alarm: Alarm::default(),
@@ -78,6 +87,11 @@ impl Report {
 
     /// Reports as `config` says from now on, to `sink` where that is another one.
     pub fn change(&mut self, mut config: TargetConfig, sink: Option<Sink>) {
+        self.end_log_file();
+        self.log = match (self.log.take(), config.request_log.clone()) {
+            (Some(log), Some(policy)) => Some(log.following(policy)),
+            (_, policy) => policy.map(RequestLog::new),
+        };
         let is_another = sink.is_some();
         if let Some(sink) = sink {
             self.sink = sink;
@@ -132,6 +146,8 @@ impl Report {
         self.note(pipeline);
         let counted = pipeline.ledger(self.target.id).reported;
         let exchanges = counted - mem::replace(&mut self.handed_over, counted);
+        self.take_logged(pipeline);
+        self.end_log_file();
         let counts = pipeline.take_counts(self.target.id);
         debug!(pid = self.target.pid, rows = counts.rows.len(), "sync");
         self.last_sync = Some(Instant::now());
@@ -139,5 +155,29 @@ impl Report {
         let resources = used.and_then(|used| Resources::between(used.cpu_time, used.elapsed, used.memory));
         self.sink.sync(self.target.pid, counts, exchanges, resources);
         self.note(pipeline);
+    }
+
+    /// Takes in the exchanges that are to be logged; after each batch of records.
+    pub fn take_logged(&mut self, pipeline: &mut Pipeline) {
+        let Some(log) = &mut self.log else { return };
+        let now = Instant::now();
+        for logged in pipeline.take_logged(self.target.id) {
+            log.add(logged, now);
+        }
+    }
+
+    /// Masks what was taken in, and writes it down; about once a second.
+    pub fn write_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            let clock = WallClock { wall: SystemTime::now(), ktime: clock::ktime_now() };
+            self.sink.write_log(self.target.pid, log, &clock);
+        }
+    }
+
+    fn end_log_file(&mut self) {
+        self.write_log();
+        if let Some(log) = &mut self.log {
+            self.sink.end_log_file(log);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     path::Path,
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::task::JoinSet;
@@ -22,6 +22,7 @@ use crate::{
     hub::{App, Hub, HubConfig, HubState, Instance, Pace, Resources, StartError, Startup, Sync},
     machine,
     pipeline::{counters::Counts, ledger::Ledger},
+    request_log::{RequestLog, item::WallClock},
     spool::{Account, Unsettled},
     watch::Target,
 };
@@ -100,6 +101,29 @@ impl Sink {
             }
             Self::Otlp(otlp) => otlp.counts(pid, &counts, resources),
             Self::Stdout => dry_run::print_sync(pid, &Sync::new(now, Uuid::nil(), counts, resources)),
+        }
+    }
+
+    /// Takes the requests that wait in the log. A hub gets them in files, those that are full at once.
+    pub fn write_log(&mut self, pid: u32, log: &mut RequestLog, clock: &WallClock) {
+        match self {
+            Self::Hub { hub, instance, .. } => {
+                if let Some(until) = hub.state().logs_paused_until {
+                    log.pause(Instant::now() + until.duration_since(clock.wall).unwrap_or_default());
+                }
+                for file in log.write(clock) {
+                    hub.send_log(instance.uuid, file);
+                }
+            }
+            Self::Otlp(otlp) => otlp.requests(pid, log, clock),
+            Self::Stdout => log.take_items(clock).iter().for_each(|item| dry_run::print_log(pid, item)),
+        }
+    }
+
+    /// Sends the file that is being written.
+    pub fn end_log_file(&self, log: &mut RequestLog) {
+        if let (Self::Hub { hub, instance, .. }, Some(file)) = (self, log.close_file()) {
+            hub.send_log(instance.uuid, file);
         }
     }
 

@@ -71,7 +71,11 @@ impl Daemon {
             processes,
             coverage: ledger.coverage().map(Coverage::percent),
             ledger: ledger.fields().map(named).collect(),
-            notes: ledger.notes().map(named).collect(),
+            notes: ledger
+                .notes()
+                .chain(report.log.iter().flat_map(|log| log.counts().fields()))
+                .map(named)
+                .collect(),
             connections: pipeline.connections(id) as u64,
             open_exchanges: pipeline.open_exchanges(id),
             routes: Routes {

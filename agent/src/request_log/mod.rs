@@ -18,8 +18,9 @@ use std::{collections::VecDeque, mem, sync::Arc, time::Instant};
 
 use crate::pipeline::detail::{Keep, Logged};
 
+pub use self::file::LogFile;
 use self::{
-    file::{LogFile, LogWriter},
+    file::LogWriter,
     item::{Item, WallClock},
     mask::Style,
     masked::Masked,
@@ -51,10 +52,26 @@ pub struct LogCounts {
     pub dropped: u64,
 }
 
+impl LogCounts {
+    /// Under the names that the status has for them.
+    pub fn fields(&self) -> [(&'static str, u64); 3] {
+        [
+            ("log_items", self.logged),
+            ("log_items_excluded", self.excluded),
+            ("log_items_dropped", self.dropped),
+        ]
+    }
+}
+
 impl RequestLog {
     pub fn new(policy: Arc<LogPolicy>) -> Self {
         let (writer, counts) = (LogWriter::default(), LogCounts::default());
         Self { policy, waiting: VecDeque::new(), writer, paused_until: None, counts }
+    }
+
+    /// The same log by another policy. What waits was kept by the one before: write it first.
+    pub fn following(self, policy: Arc<LogPolicy>) -> Self {
+        Self { policy, ..self }
     }
 
     /// What the pipeline is to keep for it.

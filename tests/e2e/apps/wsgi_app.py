@@ -44,5 +44,9 @@ def application(environ, start_response):
             return answer(204)
         case "POST", "upload":
             return sized(200, json.dumps({"received": received(environ)}).encode())
+        case "POST", "mirror":
+            wanted = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            fields, body = wanted["secret_fields"], json.dumps(wanted["secret_body"]).encode()
+            return answer(200, [body], [*map(tuple, fields), ("Content-Length", str(len(body)))])
         case _:
             return sized(404, b"nothing here\n")
