@@ -143,6 +143,10 @@ pub struct CountArgs {
     #[arg(long, value_name = "VERSION")]
     pub app_version: Option<String>,
 
+    /// Take the routes from this OpenAPI document, a file or a URL
+    #[arg(long, value_name = "FILE|URL")]
+    pub openapi: Option<String>,
+
     /// Take the consumer from this request header; the first of several that a request has decides
     #[arg(long, value_name = "NAME", action = ArgAction::Append)]
     pub consumer_header: Vec<String>,

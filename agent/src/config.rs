@@ -7,6 +7,7 @@ mod consumers;
 mod file;
 mod keys;
 mod request_log;
+mod routes;
 mod table;
 mod target;
 
@@ -19,19 +20,27 @@ use std::{
 
 use agent_common::limits;
 
-pub use self::table::{FileError, Place};
 use self::{
     file::ConfigFile,
     keys::{AgentKeys, TargetKeys},
     table::{Given, Origin},
+};
+pub use self::{
+    routes::{RouteConfig, RouteError},
+    table::{FileError, Place},
     target::Counted,
 };
 use crate::{
     cli::{CheckArgs, LogFormat, LogLevel, ReplayArgs, RunArgs, RuntimeArgs, TargetArgs},
     consumer_files::{self, NamesFile},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
+    openapi::SourceError,
     otlp::{Destination, Endpoint, EndpointError, HeaderError, WriteTokenError},
-    pipeline::{Policy, consumer::RuleError},
+    pipeline::{
+        Policy,
+        consumer::RuleError,
+        route::declared::{self, TooManyRoutes},
+    },
     request_log::{patterns::PatternError, policy::LogPolicy},
 };
 
@@ -92,6 +101,7 @@ pub struct TargetConfig {
     pub app: AppConfig,
     /// Where its consumers' names are kept, if in a file.
     pub names: Option<NamesFile>,
+    pub routes: RouteConfig,
     pub delivery: Delivery,
     /// None when no requests are logged.
     pub request_log: Option<Arc<LogPolicy>>,
@@ -243,6 +253,12 @@ pub enum ValueError {
          number of `proxies` that are trusted"
     )]
     Address { saw: String },
+    #[error(transparent)]
+    OpenApi(SourceError),
+    #[error(transparent)]
+    Route(declared::EndpointError),
+    #[error(transparent)]
+    TooManyRoutes(TooManyRoutes),
     #[error("{name} is {saw:?}; it must be at least {SHORTEST_SYNC_INTERVAL:?}")]
     SyncInterval { name: String, saw: Duration },
     #[error("{name} is {saw}; it must be a power of two of at least {SMALLEST_RING}, such as 8388608")]
@@ -310,7 +326,7 @@ impl Config {
 pub struct ReplayConfig {
     pub targets: Vec<TargetConfig>,
     /// For those that are none of `targets`.
-    pub others: (Policy, AppConfig),
+    pub others: Counted,
 }
 
 impl ReplayConfig {
@@ -320,13 +336,13 @@ impl ReplayConfig {
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?;
         let flags = TargetKeys::of_flags(&args.count);
         let defaults = file.as_ref().map(|file| file.defaults.clone()).unwrap_or_default();
-        let Counted { policy, app, .. } = target::count(&flags.clone().or(&defaults))?;
+        let others = target::count(&flags.clone().or(&defaults))?;
         let of_file = file.iter().flat_map(|file| &file.targets);
         let targets = of_file.map(|target| {
             let keys = flags.clone().or(&target.keys).or(&defaults);
             target::understand(target.spec.clone(), &keys, None)
         });
-        Ok(Self { targets: targets.collect::<Result<_, _>>()?, others: (policy, app) })
+        Ok(Self { targets: targets.collect::<Result<_, _>>()?, others })
     }
 
     /// For a target that was recorded as this process with these ports: what the file says of its port, else of its
@@ -340,7 +356,7 @@ impl ReplayConfig {
             [only] => Some(only),
             several => several.iter().find(is),
         };
-        found.map_or((&self.others.0, &self.others.1), |target| (&target.policy, &target.app))
+        found.map_or((&self.others.policy, &self.others.app), |target| (&target.policy, &target.app))
     }
 }
 

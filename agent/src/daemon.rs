@@ -1,6 +1,7 @@
 //! The wiring: one loop over records, ticks and signals, and an orderly end.
 
 mod account;
+mod documents;
 mod names;
 mod otlp;
 mod reload;
@@ -28,6 +29,7 @@ use zerocopy::IntoBytes as _;
 
 use self::{
     account::{LedgerLine, TapAlarm, log_ledger, log_tap, take_over},
+    documents::Documents,
     report::{Occasion, Report},
     signals::{Asked, Signals},
     sink::{Hubs, Sink},
@@ -86,6 +88,11 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let targets: Vec<(Target, TargetConfig)> =
         (1..).zip(targets).map(find).collect::<Result<_, Failure>>()?;
 
+    let mut documents = Vec::new();
+    for (_, config) in &targets {
+        documents.push(Documents::open(&config.routes).await?);
+    }
+
     let options = LoadOptions {
         ring_bytes: config.ring_bytes,
         peers: targets.iter().any(|(_, target)| target.policy.needs_clients()),
@@ -110,8 +117,8 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
         ticks: 0,
         alarm: TapAlarm::default(),
     };
-    for (target, config) in targets {
-        daemon.add(target, config)?;
+    for ((target, config), documents) in targets.into_iter().zip(documents) {
+        daemon.add(target, config, documents)?;
     }
     let mut questions = questions.unwrap_or_else(|error| {
         warn!(%error, "no status socket: `apitally-agent status` will not show this agent; see --runtime-dir");
@@ -145,7 +152,15 @@ struct Daemon {
 
 impl Daemon {
     /// Watches a target from now on.
-    fn add(&mut self, mut target: Target, config: TargetConfig) -> Result<(), Failure> {
+    fn add(
+        &mut self,
+        mut target: Target,
+        mut config: TargetConfig,
+        documents: Documents,
+    ) -> Result<(), Failure> {
+        if documents.current.is_some() {
+            config.policy.routes = config.routes.declared(documents.current.as_ref())?.into();
+        }
         let (sink, left) = Sink::open(&config, &target, &self.config.state_dir, &mut self.hubs)?;
         self.last_id = target.id;
         self.pipeline.add_target(target.id, config.policy.clone());
@@ -155,7 +170,7 @@ impl Daemon {
         }
         take_over(&target, left, &mut self.pipeline);
         log_warnings(&config);
-        self.reports.push(Report::new(target, sink, config, &self.probe));
+        self.reports.push(Report::new(target, sink, config, documents, &self.probe));
         Ok(())
     }
 

@@ -48,6 +48,8 @@ pub enum Failure {
     #[error(transparent)]
     OpenApi(#[from] crate::openapi::SourceError),
     #[error(transparent)]
+    Routes(#[from] crate::config::RouteError),
+    #[error(transparent)]
     Otlp(#[from] crate::otlp::StartError),
     #[error(transparent)]
     Status(#[from] crate::status::client::StatusError),
@@ -67,6 +69,7 @@ impl Failure {
             Self::Config(ConfigError::ConsumerFile(_)) => Exit::Config,
             Self::Recording { .. } => Exit::NoInput,
             Self::OpenApi(error) => error.exit(),
+            Self::Routes(_) => Exit::NoInput,
             Self::Status(error) => error.exit(),
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Some(Command::Replay(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
             let config = ReplayConfig::load(&args);
-            end(config.map_err(Failure::from).and_then(|config| replay::run(&args.file, &config)))
+            end(config.map_err(Failure::from).and_then(|config| replay::run(&args.file, config)))
         }
         Some(Command::Status(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);

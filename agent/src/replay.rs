@@ -31,7 +31,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the file cannot be read, or is no recording. A damaged one is replayed up to the damage, and is then
 /// an error too.
-pub fn run(path: &Path, config: &ReplayConfig) -> Result<Exit, Failure> {
+pub fn run(path: &Path, mut config: ReplayConfig) -> Result<Exit, Failure> {
+    read_documents(&mut config)?;
     let unreadable = |error| Failure::Recording { path: path.to_owned(), error };
     let mut reader = Reader::open(path).map_err(unreadable)?;
     let mut pipeline = Pipeline::new(Limits::default());
@@ -53,6 +54,23 @@ pub fn run(path: &Path, config: &ReplayConfig) -> Result<Exit, Failure> {
         dry_run::print_ledger(pid, &pipeline.ledger(id));
     }
     damage.map_or(Ok(Exit::Ok), |error| Err(unreadable(error)))
+}
+
+/// Has the policies know the routes of the OpenAPI documents that the configuration names.
+fn read_documents(config: &mut ReplayConfig) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Io { doing: "start the runtime", error })?;
+    let others = std::iter::once((&config.others.routes, &mut config.others.policy));
+    let targets = config.targets.iter_mut().map(|target| (&target.routes, &mut target.policy));
+    for (routes, policy) in targets.chain(others) {
+        if let Some(mut source) = routes.source()? {
+            let document = runtime.block_on(source.load())?;
+            policy.routes = routes.declared(Some(&document))?.into();
+        }
+    }
+    Ok(())
 }
 
 /// What a recording held.

@@ -9,6 +9,7 @@ use toml::de::DeValue;
 use super::{
     consumers::ConsumerKeys,
     request_log::LogKeys,
+    routes::RouteKeys,
     table::{FileError, Given, Origin, Table, Value},
 };
 use crate::cli::{CountArgs, LogFormat, LogLevel, ResponseTimeArg, RunArgs};
@@ -39,6 +40,8 @@ pub struct TargetKeys {
     pub response_time: Option<Given<ResponseTimeArg>>,
     pub consumers: ConsumerKeys,
     pub request_log: LogKeys,
+    pub routes: RouteKeys,
+    pub errors: Option<Given<bool>>,
 }
 
 /// What identifies us to whom we report to, or the file that holds it.
@@ -111,6 +114,8 @@ impl TargetKeys {
             response_time: given(args.response_time.as_ref()),
             consumers: ConsumerKeys::of_flags(args),
             request_log: LogKeys::default(),
+            routes: RouteKeys::of_flags(args),
+            errors: None,
         }
     }
 
@@ -139,6 +144,8 @@ impl TargetKeys {
             response_time: table.take("response_time")?,
             consumers: ConsumerKeys::take(table)?,
             request_log: LogKeys::take(table)?,
+            routes: RouteKeys::take(table)?,
+            errors: table.take("errors")?,
         })
     }
 
@@ -163,6 +170,8 @@ impl TargetKeys {
             response_time: self.response_time.or(fallback.response_time),
             consumers: self.consumers.or(fallback.consumers),
             request_log: self.request_log.or(fallback.request_log),
+            routes: self.routes.or(fallback.routes),
+            errors: self.errors.or(fallback.errors),
         }
     }
 }

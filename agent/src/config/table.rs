@@ -126,12 +126,17 @@ impl<'d> Table<'d> {
         self.read(key, &found).map(Some)
     }
 
+    /// Where the file lies.
+    pub fn directory(&self) -> &'d Path {
+        self.document.path.parent().unwrap_or(Path::new(""))
+    }
+
     /// A path; one that is not absolute begins where the file lies.
     ///
     /// # Errors
     /// When it is no path.
     pub fn take_path(&mut self, key: &'static str) -> Result<Option<Given<PathBuf>>, FileError> {
-        let beside = self.document.path.parent().unwrap_or(Path::new(""));
+        let beside = self.directory();
         let path: Option<Given<PathBuf>> = self.take(key)?;
         Ok(path.map(|path| Given { value: beside.join(path.value), ..path }))
     }

@@ -1,10 +1,10 @@
 //! What the keys of a target mean.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{fs::File, io::Read as _, path::Path, sync::Arc};
 
 use super::{
-    AppConfig, ConfigError, Delivery, HubTarget, OtlpTarget, SHORTEST_SYNC_INTERVAL, TargetConfig,
-    TargetSpec, ValueError, Warning,
+    AppConfig, ConfigError, Delivery, HubTarget, OtlpTarget, RouteConfig, SHORTEST_SYNC_INTERVAL,
+    TargetConfig, TargetSpec, ValueError, Warning,
     consumers::Consumers,
     keys::{AgentKeys, Credential, TargetKeys},
     table::{Given, Origin},
@@ -39,7 +39,7 @@ pub fn understand(
     keys: &TargetKeys,
     hub: Option<BaseUrl>,
 ) -> Result<TargetConfig, ConfigError> {
-    let Counted { policy, app, names, warnings } = count(keys)?;
+    let Counted { policy, app, names, routes, warnings } = count(keys)?;
     let env = keys
         .env
         .as_ref()
@@ -69,6 +69,7 @@ pub fn understand(
         spec: spec.value,
         app,
         names,
+        routes,
         warnings,
         delivery,
         request_log,
@@ -140,6 +141,7 @@ pub struct Counted {
     pub policy: Policy,
     pub app: AppConfig,
     pub names: Option<NamesFile>,
+    pub routes: RouteConfig,
     pub warnings: Vec<Warning>,
 }
 
@@ -157,14 +159,21 @@ pub fn count(keys: &TargetKeys) -> Result<Counted, ConfigError> {
         None | Some(ResponseTimeArg::LastByte) => ResponseTime::LastByte,
         Some(ResponseTimeArg::FirstByte) => ResponseTime::FirstByte,
     };
-    let policy = Policy { consumers: rules.into(), response_time, ..Policy::default() };
+    let routes = keys.routes.understand()?;
+    let policy = Policy {
+        response_time,
+        routes: Arc::new(routes.declared(None).expect("without a document they were looked at already")),
+        consumers: rules.into(),
+        keep: Keep { errors: keys.errors.as_ref().is_none_or(|given| given.value), ..Keep::default() },
+        ..Policy::default()
+    };
     let text = |given: &Given<String>| Some(given.value.trim().to_owned()).filter(|text| !text.is_empty());
     let app = AppConfig {
         version: keys.app_version.as_ref().and_then(text),
         client: keys.client.as_ref().map(client).transpose()?,
     };
     let warnings = open_key.map(|path| Warning::OpenKey { path }).into_iter().collect();
-    Ok(Counted { policy, app, names, warnings })
+    Ok(Counted { policy, app, names, routes, warnings })
 }
 
 fn client_id(keys: &TargetKeys) -> Result<Option<ClientId>, ConfigError> {

@@ -196,6 +196,19 @@ fn what_is_wrong_in_a_file_is_said_with_its_place() {
         "agent.toml:3:10: `client` is \"\"; it must be 1 to 64 letters, digits and any of -_.:, such as python:django",
     );
     check(
+        "routes = [\"items\"]",
+        "agent.toml:3:10: the path \"items\" does not begin with a slash; write it like /items/{id}",
+    );
+    check(
+        "openapi = \"ftp://h/openapi.json\"",
+        "agent.toml:3:11: --openapi \"ftp://h/openapi.json\" is no URL that can be fetched: the scheme is ftp; give a \
+         file, or an http or https URL",
+    );
+    check(
+        "trailing_slash = true",
+        "agent.toml:3:18: `trailing_slash` in [[target]] is a truth value, true; it must be \"strict\" or \"ignore\"",
+    );
+    check(
         "consumers = [{ header = \"a:b\" }]",
         "agent.toml:3:25: `header`: \"a:b\" is not a header name; write it like X-API-Key",
     );

@@ -4,7 +4,10 @@ use agent_common::{conn::TargetId, limits};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 
-use super::{BATCH, Daemon, account::take_over, log_warnings, report::Occasion, sink::Sink, tell_systemd};
+use super::{
+    BATCH, Daemon, account::take_over, documents::Documents, log_warnings, report::Occasion, sink::Sink,
+    tell_systemd,
+};
 use crate::{
     config::{Config, TargetConfig},
     exit::Failure,
@@ -63,8 +66,7 @@ impl Daemon {
             Some(sink)
         };
         log_warnings(&config);
-        self.pipeline.set_policy(report.target.id, config.policy.clone());
-        report.change(config, sink);
+        report.change(config, sink, &mut self.pipeline);
         Ok(())
     }
 
@@ -79,7 +81,8 @@ impl Daemon {
             }
             Err(error) => return Err(error.into()),
         };
-        let added = self.add(target, config);
+        let documents = Documents::expect(&config.routes);
+        let added = self.add(target, config, documents);
         if added.is_err() {
             self.forget_target(id);
         }

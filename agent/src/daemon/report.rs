@@ -7,9 +7,9 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tracing::debug;
+use tracing::{debug, error};
 
-use super::{account::Alarm, names, sink::Sink, timer::Timer};
+use super::{account::Alarm, documents::Documents, names, sink::Sink, timer::Timer};
 use crate::{
     config::TargetConfig,
     hub::{Announcements, App, PathItem, Resources},
@@ -31,6 +31,7 @@ pub struct Report {
     pub config: TargetConfig,
     /// Tables of a file that has changed.
     names: Option<mpsc::Receiver<NameTable>>,
+    documents: Documents,
     software: Software,
     meter: Meter,
     pub timer: Timer,
@@ -58,7 +59,13 @@ pub enum Occasion {
 
 impl Report {
     /// The target is attached already.
-    pub fn new(target: Target, sink: Sink, mut config: TargetConfig, probe: &Probe) -> Self {
+    pub fn new(
+        target: Target,
+        sink: Sink,
+        mut config: TargetConfig,
+        documents: Documents,
+        probe: &Probe,
+    ) -> Self {
         Self {
             software: software::detect(&probe.processes(target.id)),
             untold: probe.untold(target.id),
@@ -68,6 +75,7 @@ impl Report {
             meter: Meter::default(),
             names: config.names.take().map(names::follow),
             log: config.request_log.clone().map(RequestLog::new),
+            documents,
             config,
             announcements: Announcements::default(),
             alarm: Alarm::default(),
@@ -86,7 +94,7 @@ impl Report {
     }
 
     /// Reports as `config` says from now on, to `sink` where that is another one.
-    pub fn change(&mut self, mut config: TargetConfig, sink: Option<Sink>) {
+    pub fn change(&mut self, mut config: TargetConfig, sink: Option<Sink>, pipeline: &mut Pipeline) {
         self.end_log_file();
         self.log = match (self.log.take(), config.request_log.clone()) {
             (Some(log), Some(policy)) => Some(log.following(policy)),
@@ -103,7 +111,15 @@ impl Report {
             self.timer = Timer::start(Instant::now(), &self.sink, &config);
         }
         self.names = config.names.take().map(names::follow);
+        if config.routes.openapi != self.config.routes.openapi {
+            let last = self.documents.current.take();
+            self.documents = Documents::expect(&config.routes);
+            // Until there is news, the last one is better than none.
+            self.documents.current = last.filter(|_| config.routes.openapi.is_some());
+        }
         self.config = config;
+        self.declare_routes();
+        pipeline.set_policy(self.target.id, self.config.policy.clone());
     }
 
     /// Whether a heartbeat is due; if so, it is taken as sent.
@@ -120,10 +136,26 @@ impl Report {
 
     /// Has the pipeline go on with what its files say now, if they have changed.
     pub fn look_at_files(&mut self, pipeline: &mut Pipeline) {
-        if let Some(table) = self.names.as_mut().and_then(|names| names.try_recv().ok()) {
+        let table = self.names.as_mut().and_then(|names| names.try_recv().ok());
+        let is_another = table.is_some();
+        if let Some(table) = table {
             let rules = self.config.policy.consumers.as_ref().clone().with_names(Arc::new(table));
             self.config.policy.consumers = Arc::new(rules);
+        }
+        if self.documents.look() {
+            self.declare_routes();
+            self.announcements.restart();
             pipeline.set_policy(self.target.id, self.config.policy.clone());
+        } else if is_another {
+            pipeline.set_policy(self.target.id, self.config.policy.clone());
+        }
+    }
+
+    /// Has the policy know the routes of the document.
+    fn declare_routes(&mut self) {
+        match self.config.routes.declared(self.documents.current.as_ref()) {
+            Ok(declared) => self.config.policy.routes = Arc::new(declared),
+            Err(error) => error!(%error, "the routes of the OpenAPI document cannot be used"),
         }
     }
 
@@ -139,7 +171,7 @@ impl Report {
                 client: self.config.app.client.clone().or_else(|| self.software.client.clone()),
                 components: self.software.components.clone(),
                 routes: operations.into_iter().map(PathItem::from).collect(),
-                ..App::default()
+                openapi: self.documents.current.as_ref().and_then(|document| document.json.clone()),
             };
             self.sink.startup(self.target.pid, app);
         }
