@@ -1,42 +1,55 @@
 //! The official client and the agent report the same app and the same traffic. What they do not say alike is listed,
 //! with the reason, in `docs/what-it-sees.md`; these tests fail when that list is not what they find.
 
+use std::fs;
 use std::time::SystemTime;
 
-use tests::agent::{Agent, CLIENT_ID};
-use tests::comparison::{self, Difference, Report};
+use tests::agent::{Agent, CLIENT_ID, WRITE_TOKEN};
+use tests::comparison::{self, Difference, Histograms, Report};
 use tests::fake_hub::{FakeHub, Kind};
 use tests::machine;
 use tests::official::{Framework, Official, Reporting};
+use tests::otlp::Signal;
+use tests::scratch::Scratch;
 use tests::steps;
 
 #[test]
 fn fastapi_is_reported_as_by_its_official_client() {
-    check(Framework::FastApi, "FastAPI");
+    check("FastAPI", || run(Framework::FastApi));
 }
 
 #[test]
 fn django_ninja_is_reported_as_by_its_official_client() {
-    check(Framework::Ninja, "Django Ninja");
+    check("Django Ninja", || run(Framework::Ninja));
 }
 
 #[test]
 fn express_is_reported_as_by_its_official_client() {
-    check(Framework::Express, "Express");
+    check("Express", || run(Framework::Express));
+}
+
+#[test]
+fn fastapi_is_measured_as_by_its_newest_client() {
+    check("FastAPI, by OTLP", || run_newest(Framework::FastApi));
+}
+
+#[test]
+fn django_ninja_is_measured_as_by_its_newest_client() {
+    check("Django Ninja, by OTLP", || run_newest(Framework::Ninja));
 }
 
 /// Something else on the machine may keep a client waiting for longer than a bin. It hardly does so in every run; an
 /// agent that measures wrong does.
 const RUNS: usize = 3;
 
-/// The differences are those under this heading.
-fn check(framework: Framework, heading: &str) {
+/// The differences of a run are those under this heading.
+fn check(heading: &str, run: impl Fn() -> Vec<Difference>) {
     let _machine = machine::alone();
     let _first = machine::first_in_line();
     let listed = comparison::listed(heading);
     let mut found = Vec::new();
     for _ in 0..RUNS {
-        found = run(framework);
+        found = run();
         if found == listed {
             return;
         }
@@ -48,8 +61,13 @@ fn run(framework: Framework) -> Vec<Difference> {
     let (officials, agents) = (FakeHub::start(), FakeHub::start());
     let app = Official::start(framework, Reporting::ToHub { url: &officials.url(), client_id: CLIENT_ID });
     officials.eventually_receives(1, Kind::Startup);
+    let files = Scratch::new("names");
+    let config = files.join("agent.toml");
+    fs::write(&config, "consumer_file = \"names.csv\"\n").expect("a fresh directory can be written to");
+    fs::write(files.join("names.csv"), names()).expect("a fresh directory can be written to");
     let mut agent = Agent::watching(app.pid()).reporting_to(&agents).arg("--app-version").arg("1.2.3");
     agent = agent.consumer_header("X-API-Key").arg("--consumer-hash").arg("never");
+    agent = agent.arg("--config").arg(config.to_str().expect("paths of tests are UTF-8"));
     if framework != Framework::Express {
         // As far as these clients measure.
         agent = agent.arg("--response-time").arg("first-byte");
@@ -65,4 +83,24 @@ fn run(framework: Framework) -> Vec<Difference> {
     });
     agent.stop();
     comparison::differences(&Report::to(&officials), &Report::to(&agents))
+}
+
+/// What the apps know of their consumers.
+fn names() -> String {
+    let [key, name, group] = [("k", 200), ("n", 100), ("g", 100)].map(|(letter, times)| letter.repeat(times));
+    format!("identifier,name,group\nkey-alice,Alice Doe,Admins\n{key},{name},{group}\n")
+}
+
+/// Both by OTLP.
+fn run_newest(framework: Framework) -> Vec<Difference> {
+    let (officials, agents) = (FakeHub::start(), FakeHub::start());
+    let url = officials.url();
+    let mut app = Official::start(framework, Reporting::ToCollector { url: &url, write_token: WRITE_TOKEN });
+    officials.eventually_receives(1, Kind::Otlp(Signal::Logs));
+    let agent = Agent::watching(app.pid()).reporting_by_otlp_to(&agents);
+    let agent = agent.consumer_header("X-API-Key").arg("--consumer-hash").arg("never").start();
+    steps::take(&app.client());
+    agent.stop();
+    app.end();
+    Histograms::differences(&Histograms::at(&officials), &Histograms::at(&agents))
 }

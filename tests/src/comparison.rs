@@ -1,5 +1,7 @@
 //! What two reporters said about the same traffic, laid side by side.
 
+mod histograms;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, fs};
 
@@ -8,6 +10,8 @@ use serde_json::Value;
 use crate::app::workspace;
 use crate::fake_hub::{FakeHub, Kind};
 use crate::totals::{Key, Row, Totals, within_one_bin};
+
+pub use histograms::Histograms;
 
 /// Everything that one reporter said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::app::{apps_dir, free_port, installed};
 use crate::client::{Address, Client};
+use crate::eventually::eventually;
 use crate::process::{ProcessGroup, ending_with_us};
 use crate::scratch::Scratch;
 
@@ -42,6 +43,9 @@ pub struct Official {
 /// A bucket of an exponential histogram is a tenth of the value that is in it. With this much in every answer, that is
 /// more than what a server does before and after the app, which only one of the two measures.
 pub const PAUSE: Duration = Duration::from_millis(100);
+
+/// The last messages go out before it ends.
+const END: Duration = Duration::from_secs(20);
 
 impl Official {
     /// Starts it. It is ready once its client has announced it.
@@ -84,9 +88,10 @@ impl Official {
         Client::of(&self.address)
     }
 
-    /// Asks it to end, on which clients in Python send what they have.
-    pub fn ask_to_end(&self) {
+    /// Asks it to end, on which clients in Python send what they have, and waits until it has.
+    pub fn end(&mut self) {
         self.group.signal_leader(Signal::TERM);
+        eventually("the app ends", END, || self.group.leader_has_exited().then_some(()));
     }
 }
 
