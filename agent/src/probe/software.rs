@@ -11,9 +11,7 @@ mod root;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
     fs,
-    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
@@ -166,7 +164,7 @@ fn words(path: &str) -> Vec<String> {
     let bytes = fs::read(path).unwrap_or_default();
     let words =
         bytes[..bytes.len().min(LONGEST_TEXT)].split(|byte| *byte == 0).filter(|word| !word.is_empty());
-    words.map(|word| OsString::from_vec(word.to_vec()).to_string_lossy().into_owned()).collect()
+    words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 #[cfg(test)]
