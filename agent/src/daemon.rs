@@ -434,12 +434,13 @@ impl Daemon {
     async fn linger(&mut self) {
         let deadline = Instant::now() + LINGER;
         loop {
+            // At least once: a record in the making holds up those behind it.
+            tokio::time::sleep(LINGER_LOOK).await;
             while self.handle_records().count == BATCH {}
             let is_busy = |report: &Report| self.pipeline.open_exchanges(report.target.id) > 0;
             if !self.reports.iter().any(is_busy) || Instant::now() >= deadline {
                 return;
             }
-            tokio::time::sleep(LINGER_LOOK).await;
         }
     }
 

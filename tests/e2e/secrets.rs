@@ -18,7 +18,7 @@ use tests::agent::{Agent, Stopped};
 use tests::app::{App, Server};
 use tests::client::Address;
 use tests::eventually::eventually;
-use tests::fake_hub::{FakeHub, Kind};
+use tests::fake_hub::FakeHub;
 use tests::machine;
 use tests::scratch::Scratch;
 

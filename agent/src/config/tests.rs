@@ -327,6 +327,7 @@ fn requests_are_logged_where_the_file_says_so() {
         exchanges: true,
         response_bodies: true,
         content_types: vec!["text/plain".to_owned()],
+        errors: true,
         ..Keep::default()
     };
     assert_eq!(*keep, want);

@@ -18,7 +18,7 @@ use crate::{
     hub::{App, Resources, Startup},
     otlp::{Capture, Export, Exporter, Otlp, OtlpConfig, OtlpState, Pace, ProcessUse, Service, StartError},
     pipeline::counters::Counts,
-    request_log::{RequestLog, item::WallClock, mask::Style},
+    request_log::{RequestLog, item::WallClock, mask::Style, policy::LogPolicy},
     watch::Target,
 };
 
@@ -41,10 +41,15 @@ impl OtlpSink {
         Self { exporter: Exporter::new(&service, SystemTime::now()), delivery, opened: Instant::now() }
     }
 
-    pub fn startup(&mut self, pid: u32, app: App) {
+    pub fn startup(&mut self, pid: u32, app: App, log: Option<&LogPolicy>) {
         let message = Startup::new(Uuid::nil(), app);
-        let exports = self.exporter.startup(&message, &Capture::default(), SystemTime::now());
+        let exports = self.exporter.startup(&message, &Capture::of(log), SystemTime::now());
         self.hand_over(pid, exports);
+    }
+
+    /// Payloads that were given up so far.
+    pub fn dropped(&self) -> u64 {
+        self.delivery.as_ref().map_or(0, |delivery| delivery.state().dropped.total())
     }
 
     /// Takes the requests that wait in a log.

@@ -47,6 +47,8 @@ pub struct Report {
     pub untold: u64,
     /// Exchanges that are in messages.
     handed_over: u64,
+    /// Messages that were given up, as far as we took notice.
+    dropped: u64,
 }
 
 /// Why a sync is sent.
@@ -82,6 +84,7 @@ impl Report {
             last_sync: None,
             last_words_due: false,
             handed_over: 0,
+            dropped: 0,
         }
     }
 
@@ -173,7 +176,13 @@ impl Report {
                 routes: operations.into_iter().map(PathItem::from).collect(),
                 openapi: self.documents.current.as_ref().and_then(|document| document.json.clone()),
             };
-            self.sink.startup(self.target.pid, app);
+            self.sink.startup(self.target.pid, app, self.config.request_log.as_deref());
+        }
+        let dropped = self.sink.dropped();
+        if dropped != self.dropped {
+            self.dropped = dropped;
+            // Names of consumers may have been in what was dropped.
+            pipeline.resend_consumers(self.target.id);
         }
         self.note(pipeline);
         let counted = pipeline.ledger(self.target.id).reported;

@@ -22,7 +22,7 @@ use crate::{
     hub::{App, Hub, HubConfig, HubState, Instance, Pace, Resources, StartError, Startup, Sync},
     machine,
     pipeline::{counters::Counts, ledger::Ledger},
-    request_log::{RequestLog, item::WallClock},
+    request_log::{RequestLog, item::WallClock, policy::LogPolicy},
     spool::{Account, Unsettled},
     watch::Target,
 };
@@ -83,10 +83,20 @@ impl Sink {
         }
     }
 
-    pub fn startup(&mut self, pid: u32, app: App) {
+    /// Messages that were given up so far, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        match self {
+            Self::Hub { hub, .. } => hub.state().dropped.total(),
+            Self::Otlp(otlp) => otlp.dropped(),
+            Self::Stdout => 0,
+        }
+    }
+
+    /// `log`: what is logged of requests.
+    pub fn startup(&mut self, pid: u32, app: App, log: Option<&LogPolicy>) {
         match self {
             Self::Hub { hub, instance, .. } => hub.send_startup(&Startup::new(instance.uuid, app)),
-            Self::Otlp(otlp) => otlp.startup(pid, app),
+            Self::Otlp(otlp) => otlp.startup(pid, app, log),
             Self::Stdout => dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app)),
         }
     }

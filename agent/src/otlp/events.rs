@@ -15,6 +15,7 @@ use super::value::{any, attribute, cut, integer, object, text, unix_nanos};
 use crate::{
     hub::{ConsumerItem, PathItem, Startup},
     pipeline::counters::{ConsumerNames, ServerErrors, ValidationErrors},
+    request_log::policy::LogPolicy,
 };
 
 /// Groups of equal errors in one export, of either kind.
@@ -45,6 +46,25 @@ pub struct Capture {
     pub exclude_paths: Vec<String>,
     /// Share of the requests that have a span: 1 with the request log, else 0.
     pub sample_rate: f64,
+}
+
+impl Capture {
+    /// With no policy nothing is captured.
+    pub fn of(policy: Option<&LogPolicy>) -> Self {
+        let Some(LogPolicy { options, .. }) = policy else { return Self::default() };
+        Self {
+            capture_logs: false,
+            capture_request_headers: options.request_headers,
+            capture_request_body: options.request_body,
+            capture_response_headers: options.response_headers,
+            capture_response_body: options.response_body,
+            mask_query_params: options.masks.query_params.clone(),
+            mask_headers: options.masks.headers.clone(),
+            mask_body_fields: options.masks.body_fields.clone(),
+            exclude_paths: options.exclusions.paths.clone(),
+            sample_rate: 1.0,
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -59,6 +59,8 @@ pub struct LogPolicy {
     pub content_types: Vec<String>,
     pub masks: Masks,
     pub exclusions: Exclusions,
+    /// As the user wrote it down.
+    pub options: LogOptions,
 }
 
 /// What is logged of a message.
@@ -80,6 +82,7 @@ impl LogPolicy {
             content_types: types.filter(|content_type| !content_type.is_empty()).collect(),
             masks: Masks::new(&options.masks)?,
             exclusions: Exclusions::new(&options.exclusions)?,
+            options: options.clone(),
         })
     }
 

@@ -94,6 +94,7 @@ fn what_is_older_than_an_hour_is_dropped_and_counted() {
         second.fetch_add(1000, Relaxed);
     }
     second.store(3601, Relaxed); // the first is older than an hour, the second and the third are not
+    reporter.eventually("the first is dropped", |state| state.dropped.total() > 0);
     hub.come_back();
     let state = reporter.eventually("the others are delivered", |state| state.delivered == 2);
     assert_eq!(state.dropped, Dropped { too_old: 1, ..Dropped::default() });
