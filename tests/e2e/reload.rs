@@ -37,6 +37,10 @@ fn targets_come_go_and_change_while_requests_flow() {
 
     write(&format!("{common}{}{}{of_blog}", by("X-Old"), of_shop("one")));
     let agent = Agent::configured_by(&file).start();
+    eventually("both targets are watched", PATIENCE, || {
+        let watching = agent.log().into_iter().filter(|line| line.message() == Some("watching"));
+        (watching.count() == 2).then_some(())
+    });
     let stop = [const { AtomicBool::new(false) }; 3];
     let sent = thread::scope(|scope| {
         let shop = keep_asking(scope, &shop, &stop[0]);

@@ -26,6 +26,8 @@ use tests::scratch::Scratch;
 const MARK: &str = "Zq7Kx";
 /// In a field that may leave when headers are logged.
 const HARMLESS: &str = "harmless-5b1e";
+/// Where a body is that was logged.
+const LOGGED_BODY: &str = "a Log message, response body";
 
 const EVERYTHING: &str = "[request_log]\nenabled = true\nrequest_headers = true\nrequest_body = true\n\
                           response_headers = true\nresponse_body = true\n";
@@ -225,6 +227,13 @@ fn traces(configuration: &str, requests: &[Vec<u8>]) -> Traces {
     eventually("the requests are reported", Duration::from_secs(20), || {
         (hub.totals().count() >= 2).then_some(())
     });
+    if configuration == EVERYTHING {
+        eventually("bodies are in the log", Duration::from_secs(20), || {
+            let mut logged = Traces::default();
+            logged.add_hub(&hub);
+            logged.holding(HARMLESS).iter().any(|found| found.starts_with(LOGGED_BODY)).then_some(())
+        });
+    }
     let mut traces = Traces::default();
     traces.add("the status", agent.status().to_string());
     hub.go_down();
@@ -255,7 +264,7 @@ fn with_everything_logged_no_secret_leaves_the_host() {
     let traces = traces(EVERYTHING, &requests());
     traces.assert_no_secret();
     // The same way a secret would have been found.
-    for place in ["a Log message, unpacked", "a Log message, response body"] {
+    for place in ["a Log message, unpacked", LOGGED_BODY] {
         assert!(traces.holding(HARMLESS).iter().any(|found| found.starts_with(place)), "nothing in {place}");
     }
     let masked = traces.holding("******");
