@@ -4,12 +4,13 @@
 use std::fs;
 use std::time::SystemTime;
 
-use tests::agent::{Agent, CLIENT_ID, WRITE_TOKEN};
+use serde_json::Value;
+use tests::agent::{Agent, AgentBuilder, CLIENT_ID, WRITE_TOKEN};
 use tests::comparison::{self, Difference, Histograms, Report};
 use tests::fake_hub::{FakeHub, Kind};
 use tests::machine;
 use tests::official::{Framework, Official, Reporting};
-use tests::otlp::Signal;
+use tests::otlp::{Signal, log_records};
 use tests::scratch::Scratch;
 use tests::steps;
 
@@ -60,14 +61,10 @@ fn check(heading: &str, run: impl Fn() -> Vec<Difference>) {
 fn run(framework: Framework) -> Vec<Difference> {
     let (officials, agents) = (FakeHub::start(), FakeHub::start());
     let app = Official::start(framework, Reporting::ToHub { url: &officials.url(), client_id: CLIENT_ID });
-    officials.eventually_receives(1, Kind::Startup);
-    let files = Scratch::new("names");
-    let config = files.join("agent.toml");
-    fs::write(&config, "consumer_file = \"names.csv\"\n").expect("a fresh directory can be written to");
-    fs::write(files.join("names.csv"), names()).expect("a fresh directory can be written to");
-    let mut agent = Agent::watching(app.pid()).reporting_to(&agents).arg("--app-version").arg("1.2.3");
-    agent = agent.consumer_header("X-API-Key").arg("--consumer-hash").arg("never");
-    agent = agent.arg("--config").arg(config.to_str().expect("paths of tests are UTF-8"));
+    let startups = officials.eventually_receives(1, Kind::Startup);
+    let files = configuration(framework, startups[0].body["openapi"].as_str());
+    let mut agent = configured(Agent::watching(app.pid()).reporting_to(&agents), &files);
+    agent = agent.arg("--app-version").arg("1.2.3");
     if framework != Framework::Express {
         // As far as these clients measure.
         agent = agent.arg("--response-time").arg("first-byte");
@@ -85,22 +82,54 @@ fn run(framework: Framework) -> Vec<Difference> {
     comparison::differences(&Report::to(&officials), &Report::to(&agents))
 }
 
-/// What the apps know of their consumers.
-fn names() -> String {
-    let [key, name, group] = [("k", 200), ("n", 100), ("g", 100)].map(|(letter, times)| letter.repeat(times));
-    format!("identifier,name,group\nkey-alice,Alice Doe,Admins\n{key},{name},{group}\n")
-}
-
 /// Both by OTLP.
 fn run_newest(framework: Framework) -> Vec<Difference> {
     let (officials, agents) = (FakeHub::start(), FakeHub::start());
     let url = officials.url();
     let mut app = Official::start(framework, Reporting::ToCollector { url: &url, write_token: WRITE_TOKEN });
-    officials.eventually_receives(1, Kind::Otlp(Signal::Logs));
-    let agent = Agent::watching(app.pid()).reporting_by_otlp_to(&agents);
-    let agent = agent.consumer_header("X-API-Key").arg("--consumer-hash").arg("never").start();
+    let startup = officials.eventually("the official client announces the app", |collector| {
+        let exports = collector.received_of(Kind::Otlp(Signal::Logs));
+        let records = log_records(exports.iter().map(|export| &export.body));
+        let startup = records.into_iter().find(|record| record["event_name"] == "apitally.app.startup")?;
+        serde_json::from_str::<Value>(startup["body"].as_str()?).ok()
+    });
+    let files = configuration(framework, startup["openapi"].as_str());
+    let agent = configured(Agent::watching(app.pid()).reporting_by_otlp_to(&agents), &files).start();
     steps::take(&app.client());
     agent.stop();
     app.end();
     Histograms::differences(&Histograms::at(&officials), &Histograms::at(&agents))
+}
+
+/// An `agent.toml` and what it names: the routes of the app, and whom it knows.
+///
+/// `document` is what the official client announces; where it announces none, the one beside the app is taken.
+fn configuration(framework: Framework, document: Option<&str>) -> Scratch {
+    let document = document.map(str::to_owned).or_else(|| framework.document());
+    let mut keys = "openapi = \"openapi.json\"\nconsumer_file = \"names.csv\"\n".to_owned();
+    if framework == Framework::Express {
+        // As its router does.
+        keys += "trailing_slash = \"ignore\"\n";
+    }
+    let files = Scratch::new("configuration");
+    for (name, text) in [
+        ("agent.toml", keys),
+        ("openapi.json", document.expect("clients in Python announce the document")),
+        ("names.csv", names()),
+    ] {
+        fs::write(files.join(name), text).expect("a fresh directory can be written to");
+    }
+    files
+}
+
+fn configured(agent: AgentBuilder, files: &Scratch) -> AgentBuilder {
+    let file = files.join("agent.toml");
+    let agent = agent.arg("--config").arg(file.to_str().expect("paths of tests are UTF-8"));
+    agent.consumer_header("X-API-Key").arg("--consumer-hash").arg("never")
+}
+
+/// What the apps know of their consumers.
+fn names() -> String {
+    let [key, name, group] = [("k", 200), ("n", 100), ("g", 100)].map(|(letter, times)| letter.repeat(times));
+    format!("identifier,name,group\nkey-alice,Alice Doe,Admins\n{key},{name},{group}\n")
 }

@@ -22,6 +22,9 @@ pub struct Report {
     /// Name and group by identifier.
     consumers: BTreeMap<String, (Option<String>, Option<String>)>,
     paths: BTreeSet<String>,
+    /// Summary and description by path, of those that have any.
+    summaries: BTreeMap<String, (String, String)>,
+    openapi: Option<Value>,
     client: String,
     versions: BTreeMap<String, String>,
     /// Where a parameter of a route is `:id`, not `{id}`.
@@ -58,13 +61,19 @@ impl Report {
 
     /// Later ones are complete, so they replace earlier ones.
     fn add_startup(&mut self, body: &Value) {
-        let paths = body["paths"].as_array().into_iter().flatten();
-        self.paths = paths
-            .map(|path| {
-                let method = text(path, "method").to_ascii_uppercase();
-                format!("{method} {}", in_braces(&text(path, "path"), &mut self.colons))
-            })
-            .collect();
+        self.paths.clear();
+        self.summaries.clear();
+        for path in body["paths"].as_array().into_iter().flatten() {
+            let method = text(path, "method").to_ascii_uppercase();
+            let named = format!("{method} {}", in_braces(&text(path, "path"), &mut self.colons));
+            let about = (text(path, "summary"), text(path, "description"));
+            if about != Default::default() {
+                self.summaries.insert(named.clone(), about);
+            }
+            self.paths.insert(named);
+        }
+        let document = body["openapi"].as_str();
+        self.openapi = document.map(|text| serde_json::from_str(text).expect("the document is JSON"));
         self.client = text(body, "client");
         let versions = body["versions"].as_object().into_iter().flatten();
         self.versions = versions
@@ -152,6 +161,20 @@ pub fn differences(official: &Report, agent: &Report) -> Vec<Difference> {
         let listed = |report: &Report| if report.paths.contains(path) { "listed" } else { NONE }.to_owned();
         compare(&"start-up", path, listed(official), listed(agent));
     }
+    let described = |report: &Report| match report.summaries.len() {
+        0 => NONE.to_owned(),
+        routes => format!("of {routes} routes"),
+    };
+    let (ours, theirs) = (described(official), described(agent));
+    let theirs = told_apart(&ours, theirs, official.summaries == agent.summaries);
+    compare(&"start-up", "summaries and descriptions", ours, theirs);
+    let document = |report: &Report| match &report.openapi {
+        None => NONE.to_owned(),
+        Some(document) => format!("{} paths", document["paths"].as_object().map_or(0, serde_json::Map::len)),
+    };
+    let (ours, theirs) = (document(official), document(agent));
+    let theirs = told_apart(&ours, theirs, official.openapi == agent.openapi);
+    compare(&"start-up", "OpenAPI document", ours, theirs);
     compare(&"start-up", "client", official.client.clone(), agent.client.clone());
     let components: BTreeSet<_> = official.versions.keys().chain(agent.versions.keys()).collect();
     for name in components {
@@ -230,6 +253,11 @@ fn cut(text: &str) -> String {
         return text.to_owned();
     }
     format!("{}.. ({length} characters)", text.chars().take(8).collect::<String>())
+}
+
+/// The second of two short forms, marked where they are alike and what they stand for is not.
+fn told_apart(ours: &str, theirs: String, are_same: bool) -> String {
+    if ours == theirs && !are_same { format!("{theirs}, others") } else { theirs }
 }
 
 /// A route as FastAPI and Django write it.

@@ -105,6 +105,13 @@ impl Drop for Official {
 }
 
 impl Framework {
+    /// The OpenAPI document of the API where one lies beside the app: where its official client announces none.
+    pub fn document(self) -> Option<String> {
+        let path = apps_dir().join("official/express_openapi.json");
+        (self == Self::Express)
+            .then(|| fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    }
+
     fn command(self, reporting: Reporting<'_>, port: u16) -> Command {
         let environment = match reporting {
             Reporting::ToHub { .. } => "official-0.25",
