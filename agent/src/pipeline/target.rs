@@ -451,9 +451,10 @@ impl Target {
         Account { route: Some(route), lost_to: None }
     }
 
-    /// A method that the server refuses (405) or does not know (501) is none that may be called.
+    /// A method that the server refuses (405) or does not know (501) is none that may be called. 404 does not tell:
+    /// routers such as Express's answer so to any method that a path does not have.
     fn note_call(&mut self, method: Method, route: RouteId, status: u16) {
-        let may_be_called = method != Method::HEAD && !matches!(status, 405 | 501);
+        let may_be_called = method != Method::HEAD && !matches!(status, 404 | 405 | 501);
         if may_be_called && self.called.len() < MAX_CALLED && !self.called.contains(&(method, route)) {
             self.called.push((method, route));
             let template = self.routes.template(route);

@@ -894,7 +894,8 @@ fn what_may_be_called_is_declared_or_was() {
         operations.map(|it| format!("{} {}", it.method.as_str(), it.template)).collect()
     };
     assert_eq!(operations(&player), ["GET /items/{id}", "GET /other"]);
-    let script = [exchange("GET", 200), exchange("HEAD", 200), exchange("PUT", 405), exchange("BREW", 501)];
+    let script = [("GET", 200), ("HEAD", 200), ("PUT", 405), ("PATCH", 404), ("BREW", 501)]
+        .map(|(method, status)| exchange(method, status));
     player.play(&read(&script.concat()), Split::Whole);
     assert_eq!((operations(&player).len(), player.pipeline.route_generation(TARGET)), (2, 0));
     player.play(&read(&exchange("DELETE", 403)), Split::Whole);
