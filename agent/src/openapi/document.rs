@@ -294,8 +294,8 @@ impl<'a> Reader<'a> {
             };
             // A fragment is percent-encoded (RFC 6901 section 6); an encoded slash is one of a name, and written ~1.
             let mut decoded = String::new();
-            let pointer = if segment::decode(pointer, &mut decoded) { decoded.as_str() } else { pointer };
-            item = self.root.pointer(pointer).ok_or_else(|| problem("leads nowhere"))?;
+            segment::decode(pointer, &mut decoded);
+            item = self.root.pointer(&decoded).ok_or_else(|| problem("leads nowhere"))?;
         }
         Err(content(place.to_owned(), format!("more than {MAX_REFERENCES} references lead on from here")))
     }

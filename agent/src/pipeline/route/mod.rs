@@ -136,8 +136,12 @@ impl Routes {
             _ => path,
         };
         if !self.declared.is_empty() {
-            let decodes = path.contains('%') && segment::decode(path, &mut self.decoded);
-            let text = if decodes { self.decoded.as_str() } else { path };
+            let text = if path.contains('%') {
+                segment::decode(path, &mut self.decoded);
+                self.decoded.as_str()
+            } else {
+                path
+            };
             match self.declared.find(method, text).and_then(|number| self.declared_ids.get(number)) {
                 Some(Some(id)) => return Found::Route(*id),
                 Some(None) => return Found::NoRoom,

@@ -391,7 +391,8 @@ fn literals(pieces: &[Piece<'_>]) -> Vec<Box<str>> {
 
 fn decoded(text: &str) -> Box<str> {
     let mut decoded = String::new();
-    if super::segment::decode(text, &mut decoded) { decoded.into() } else { text.into() }
+    super::segment::decode(text, &mut decoded);
+    decoded.into()
 }
 
 /// Which character of the text begins at a byte, counted from 1.
