@@ -304,10 +304,9 @@ impl Daemon {
 
     /// Has the turns counted as lost that the ring buffer had no room to tell of, on connections that are closed.
     fn account_for_untold(&mut self) {
-        for report in &mut self.reports {
-            let untold = self.probe.untold(report.target.id);
-            self.pipeline.lose_untold(report.target.id, untold.saturating_sub(report.untold));
-            report.untold = untold;
+        for report in &self.reports {
+            let id = report.target.id;
+            self.pipeline.lose_untold(id, self.probe.take_untold(id));
         }
     }
 

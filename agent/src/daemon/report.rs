@@ -42,9 +42,6 @@ pub struct Report {
     pub last_sync: Option<Instant>,
     /// The target ended; what was counted since the last message is still to be sent.
     pub last_words_due: bool,
-    /// What the kernel side had no room to tell of, as far as it is accounted for: see
-    /// [`crate::probe::load::Probe::untold`].
-    pub untold: u64,
     /// Exchanges that are in messages.
     handed_over: u64,
     /// Messages that were given up, as far as we took notice.
@@ -70,7 +67,6 @@ impl Report {
     ) -> Self {
         Self {
             software: software::detect(&probe.processes(target.id)),
-            untold: probe.untold(target.id),
             target,
             timer: Timer::start(Instant::now(), &sink, &config),
             sink,

@@ -86,6 +86,8 @@ pub struct Probe {
     watched: BTreeMap<u32, TargetId>,
     /// Records of that kind that found no room, when `watched` was last read from the map.
     lost_records: u64,
+    /// What of [`Counters::untold`] was taken, by target.
+    untold_taken: BTreeMap<TargetId, u64>,
     programs: [&'static str; 4],
     /// Holds the programs and their links.
     ebpf: Ebpf,
@@ -132,6 +134,7 @@ impl Probe {
             ),
             watched: BTreeMap::new(),
             lost_records: 0,
+            untold_taken: BTreeMap::new(),
             programs: [sys_exit, sys_enter, "process_fork", "process_exit"],
             ebpf,
         };
@@ -212,6 +215,8 @@ impl Probe {
         for conn in own {
             self.forget(conn);
         }
+        // The next one of this number has nothing to do with them.
+        self.take_untold(target);
     }
 
     /// Names of the programs that are attached.
@@ -225,9 +230,11 @@ impl Probe {
     }
 
     /// Turns of which the ring buffer had no room for any record, on connections whose close it had no room for
-    /// either, since loading.
-    pub fn untold(&self, target: TargetId) -> u64 {
-        self.counters.untold(target)
+    /// either, since the last call or since the target was attached.
+    pub fn take_untold(&mut self, target: TargetId) -> u64 {
+        let untold = self.counters.untold(target);
+        let taken = self.untold_taken.insert(target, untold);
+        untold.saturating_sub(taken.unwrap_or(0))
     }
 
     /// What the kernel side knows of a connection.
