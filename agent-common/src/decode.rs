@@ -55,6 +55,9 @@ pub struct End {
     pub direction: Direction,
     /// Position the direction had reached, bytes.
     pub offset: u64,
+    /// Turns after that of the last data record, of which none has found room in the ring buffer so far. They are
+    /// accounted for when the connection is closed: the record of the close has them too, or what else tells of it.
+    pub untold: u32,
 }
 
 /// The connection is gone.
@@ -150,7 +153,9 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
                 turn_start: header.flags & flag::TURN_START != 0,
             })
         }
-        Kind::End => Record::End(End { ktime_ns, conn, target, pid, direction, offset }),
+        Kind::End => {
+            Record::End(End { ktime_ns, conn, target, pid, direction, offset, untold: header.original_len })
+        }
         Kind::Closed => Record::Closed(Closed {
             ktime_ns,
             conn,

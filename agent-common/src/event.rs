@@ -110,6 +110,7 @@ pub enum Kind {
     /// Bytes moved.
     Data = 1,
     /// No more bytes will come in `direction`: the peer's end was read, or the target shut down its own.
+    /// `original_len` is as in a record of the close.
     End = 2,
     /// The last descriptor of the connection was closed. `original_len` is the number of turns since the last
     /// data record that had something to tell and found no room.

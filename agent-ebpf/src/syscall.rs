@@ -464,6 +464,7 @@ fn ended(current: Current, fd: u32, direction: Direction) -> Result<(), DropReas
         ktime_ns: raw::now_ns(),
         conn: socket.conn,
         offset: conns::advance(state, direction, 0, 0).unwrap_or(0),
+        original_len: state.untold,
         turn: state.turn,
         target: state.target,
         pid: current.pid,

@@ -178,7 +178,10 @@ impl Tap {
         let direction = *choices.choose(&Direction::ALL)?;
         let offset = self.offset(conn, direction, choices)?;
         Ok(match kind {
-            7 => Record::End(End { ktime_ns, conn, target, pid, direction, offset }),
+            7 => {
+                let untold = hostile(choices, 0)? as u32;
+                Record::End(End { ktime_ns, conn, target, pid, direction, offset, untold })
+            }
             8 => Record::Closed(Closed {
                 ktime_ns,
                 conn,

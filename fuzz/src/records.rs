@@ -79,7 +79,10 @@ fn decode_by_hand(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
                 turn_start: flags & 4 != 0,
             })
         }
-        2 => Record::End(End { ktime_ns, conn, target, pid, direction, offset }),
+        2 => {
+            let untold = original_len as u32;
+            Record::End(End { ktime_ns, conn, target, pid, direction, offset, untold })
+        }
         3 => Record::Closed(Closed {
             ktime_ns,
             conn,

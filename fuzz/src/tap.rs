@@ -100,7 +100,8 @@ impl Tap<'_> {
             Act::Call(direction, ref bytes) => self.call(conn, direction, bytes),
             Act::End(direction) => {
                 let offset = state.positions[direction as usize];
-                let end = Record::End(End { ktime_ns, conn, target, pid, direction, offset });
+                let untold = state.untold;
+                let end = Record::End(End { ktime_ns, conn, target, pid, direction, offset, untold });
                 if self.fate() != Fate::Lost {
                     self.hand_over(end);
                 }
@@ -109,7 +110,10 @@ impl Tap<'_> {
                 let egress_end = state.positions[Direction::Egress as usize];
                 let untold = state.untold;
                 self.conns.remove(&conn);
-                // When there is no room it is handed over by other ways.
+                if self.fate() == Fate::Lost {
+                    self.pipeline.lose_untold(TARGET, untold.into());
+                    return;
+                }
                 let (local_port, from_start) = (80, true);
                 self.hand_over(Record::Closed(Closed {
                     ktime_ns,

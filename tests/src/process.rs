@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::eventually::eventually;
+use crate::eventually::{eventually, let_pass};
 
 /// A process that leads a process group of its own. Killed with the group when dropped.
 #[derive(Debug)]
@@ -106,9 +106,13 @@ pub fn resident_bytes(pid: u32) -> u64 {
     kib * 1024
 }
 
-/// Descriptors that a process has open.
+/// Descriptors that a process has open: the least within half a second, since a message on its way takes some.
 pub fn file_descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+    let looks = (0..10).map(|_| {
+        let_pass(Duration::from_millis(50));
+        fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+    });
+    looks.min().expect("there were looks")
 }
 
 /// The eBPF programs that a process holds, by the kernel's numbers.

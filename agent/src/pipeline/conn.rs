@@ -158,7 +158,7 @@ impl ConnTracker {
             Direction::Ingress => {
                 let missing = conn.advance(Direction::Ingress, end.offset, 0, &[], target).gap;
                 if let Some(exchanges) = &mut conn.exchanges {
-                    exchanges.end_ingress(missing, &mut context(target, limits, 0, conn.client));
+                    exchanges.end_ingress(missing, end.untold, &mut context(target, limits, 0, conn.client));
                 }
                 conn.count_bytes(target);
             }

@@ -6,9 +6,9 @@
 //! > bytes      received; \r and \n are escapes       >x  the client sends no more
 //! < bytes      sent                                  <x  the target sends no more
 //! >* 900       900 bytes of body                     x   the connection is closed
-//! >! 900       900 bytes moved and no record came    p   the process exits
-//! >0 900       a record without any of its bytes     ~ 40ms   time passes
-//! <.           a record that says where egress is
+//! >! 900       900 bytes moved and no record came    x!  likewise, and no record came
+//! >0 900       a record without any of its bytes     p   the process exits
+//! <.           a record that says where egress is    ~ 40ms   time passes
 //! ```
 //!
 //! What comes of it: one line for each exchange that is reported (method, template, status, time, request
@@ -45,6 +45,7 @@ pub enum Line {
     Position(Direction),
     End(Direction),
     Close,
+    LostClose,
     Exit,
     Wait(u64),
 }
@@ -71,6 +72,7 @@ fn read_line(line: &str) -> Option<Line> {
     let number = |text: &str| text.trim().parse().ok();
     match line.trim_end() {
         "x" => return Some(Line::Close),
+        "x!" => return Some(Line::LostClose),
         "p" => return Some(Line::Exit),
         "" => return None,
         _ => {}
@@ -183,9 +185,10 @@ impl Player {
             }
             Line::End(direction) => {
                 let offset = self.positions[direction as usize];
-                let end = End { ktime_ns, conn, target, pid, direction, offset };
+                let end = End { ktime_ns, conn, target, pid, direction, offset, untold: self.untold };
                 self.pipeline.handle_event(Record::End(end));
             }
+            Line::LostClose => self.pipeline.lose_untold(target, self.untold.into()),
             Line::Close => {
                 let egress_end = self.positions[Direction::Egress as usize];
                 let closed = Closed {

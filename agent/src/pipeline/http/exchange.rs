@@ -236,13 +236,19 @@ impl Exchanges {
         pairs.give_back_room();
     }
 
-    /// The client sends no more, having sent `missing` bytes that we did not see.
-    pub fn end_ingress(&mut self, missing: u64, cx: &mut Context<'_>) {
+    /// The client sends no more, having sent `missing` bytes that we did not see. `untold`: turns after the last
+    /// record, which the close will tell of.
+    pub fn end_ingress(&mut self, missing: u64, untold: u32, cx: &mut Context<'_>) {
         let Self { requests, pairs, .. } = self;
         pairs.client_ended = true;
         if missing > 0 {
             let (cause, at) = (Cause::LostRingFull, At { turn: pairs.newest_turn, time: Ktime::default() });
+            let hidden = pairs.hidden_requests;
             pairs.request_gap(requests.gap(missing, cause), Missing::Before, cause, at, cx);
+            if untold > 0 {
+                // Requests that the missing bytes hide are of those turns.
+                pairs.hidden_requests = hidden;
+            }
         }
     }
 

@@ -418,6 +418,23 @@ fn lost_turns_are_counted_and_one_more_is_needed_to_be_sure() {
 }
 
 #[test]
+fn turns_that_an_end_and_a_lost_close_tell_of_are_counted_once() {
+    check_transcript(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          >! 30
+          <! 30
+          >! 30
+          <! 30
+          >x
+          x!
+          p",
+        "GET /a 204 0ms ?>0B
+         lost_ring_full 2",
+    );
+}
+
+#[test]
 fn a_loss_is_put_down_to_the_ring_where_that_is_certain() {
     // A record came, but without the bytes: a call longer than what is copied of it.
     let cut_off = |first: &str| {
