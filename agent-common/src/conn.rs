@@ -79,7 +79,8 @@ pub struct ConnState {
     pub nudged: u8,
     /// 1 while the kernel's counters tell how many bytes the process moved: plain TCP.
     pub counted: u8,
-    pub _pad: u8,
+    /// 1 once user space was told who is at the other end, or nobody can be.
+    pub peer_told: u8,
 }
 
 const _: () = assert!(size_of::<ConnState>() == 64);

@@ -44,6 +44,4 @@ pub struct Settings {
     /// Waiting bytes beyond which there is no room for data. What is left is for records without any: an end, a
     /// close, a process.
     pub data_bytes: u32,
-    /// 1 when user space wants to know who is at the other end of server connections.
-    pub tell_peers: u32,
 }

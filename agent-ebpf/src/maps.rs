@@ -49,7 +49,12 @@ pub static COUNTERS: Array<Counters> = Array::with_max_entries(1, BPF_F_MMAPABLE
 #[map]
 pub static UNTOLD: Array<u64> = Array::with_max_entries(limits::TARGETS, BPF_F_MMAPABLE);
 
-/// Field offsets and switches, put in by user space before loading; constants to the verifier.
+/// 1 while user space wants to know who is at the other end of server connections. That may change while the programs
+/// run, so it is no setting.
+#[map]
+pub static TELL_PEERS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Field offsets and bounds, put in by user space before loading; constants to the verifier.
 #[unsafe(no_mangle)]
 pub static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings {
     task_files: 0,
@@ -82,5 +87,4 @@ pub static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings
     file_count_one: 0,
     wakeup_bytes: 0,
     data_bytes: 0,
-    tell_peers: 0,
 });

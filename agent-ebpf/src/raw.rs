@@ -128,6 +128,13 @@ pub fn mute_of(conn: ConnId) -> Mute {
     Mute::default()
 }
 
+/// Whether user space wants to know who is at the other end of server connections.
+#[inline(always)]
+pub fn tells_peers() -> bool {
+    // SAFETY: the pointer comes from a look-up; user space writes the value whole.
+    maps::TELL_PEERS.get_ptr(0).is_some_and(|wanted| unsafe { wanted.read_volatile() } == 1)
+}
+
 /// Counts a failure; the value is what a program returns.
 #[inline(always)]
 pub fn count_drop(reason: DropReason) -> i32 {

@@ -14,7 +14,6 @@ use crate::{
     capture::{Marks, Pair, Pieces, Source, Walk, tap_walk_unrolled, tap_walk_with_loop},
     conns::{self, Origin},
     emit::{self, Wake},
-    maps::SETTINGS,
     raw,
     role::{Standing, Verdict, judge},
     socket::{self, Sock, Socket},
@@ -277,7 +276,7 @@ fn account(socket: Socket, source: Source, moved: u64, later: u64, direction: Di
     if answer == NOT_WANTED {
         return;
     }
-    if answer == WANTED_FIRST && SETTINGS.load().tell_peers == 1 {
+    if answer == WANTED_WITH_PEER {
         tap_peer(socket.conn);
     }
     match walk {
@@ -288,8 +287,8 @@ fn account(socket: Socket, source: Source, moved: u64, later: u64, direction: Di
 
 const NOT_WANTED: u64 = 0;
 const WANTED: u64 = 1;
-/// The call decided that this is a server connection.
-const WANTED_FIRST: u64 = 2;
+/// Before that, user space wants to know who is at the other end.
+const WANTED_WITH_PEER: u64 = 2;
 
 /// Accounts for `moved` bytes of connection `conn`; when some of them are wanted, puts them into
 /// `raw::pieces` for the walk. `shape` is the source's count and, above it, the direction.
@@ -302,10 +301,10 @@ pub extern "C" fn tap_account(conn: u64, source: u64, shape: u64, moved: u64, la
     let Some(wanted) = wanted_of(conn, source, moved, later, direction) else { return NOT_WANTED };
     let Some(pieces) = raw::pieces() else { return NOT_WANTED };
     *pieces = Pieces::new(conn, wanted.base, source, moved, wanted.skip, wanted.marks);
-    if wanted.is_first { WANTED_FIRST } else { WANTED }
+    if wanted.with_peer { WANTED_WITH_PEER } else { WANTED }
 }
 
-/// Tells who is at the other end of connection `conn`. Without room for that, it stays unknown.
+/// Tells who is at the other end of connection `conn`. Without room for that, it stays unknown until the next turn.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tap_peer(conn: u64) -> u64 {
@@ -318,9 +317,12 @@ pub extern "C" fn tap_peer(conn: u64) -> u64 {
 #[inline(always)]
 fn tell_peer(conn: u64) -> Result<(), DropReason> {
     let Some(state) = raw::conn_state(conn) else { return Ok(()) };
-    let Some(peer) = Sock(state.sock).peer()? else { return Ok(()) };
-    let header = RecordHeader::peer(conn, state, peer, raw::now_ns());
-    emit::control(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl)
+    if let Some(peer) = Sock(state.sock).peer()? {
+        let header = RecordHeader::peer(conn, state, peer, raw::now_ns());
+        emit::control(&header, Wake::WhenWorthwhile).ok_or(DropReason::RingFullControl)?;
+    }
+    state.peer_told = 1;
+    Ok(())
 }
 
 /// What of a call user space wants.
@@ -330,8 +332,8 @@ struct Wanted {
     /// Bytes at the call's beginning that are not wanted.
     skip: u64,
     marks: Marks,
-    /// The call decided that this is a server connection.
-    is_first: bool,
+    /// User space is to be told who is at the other end, before the bytes.
+    with_peer: bool,
 }
 
 /// Moves the connection's position on; decides its role while that is open. `None`: nothing is wanted.
@@ -340,8 +342,7 @@ fn wanted_of(conn: u64, source: Source, moved: u64, later: u64, direction: Direc
     let state = raw::conn_state(conn)?;
     let base = conns::advance(state, direction, moved, later)?;
     // Nothing of a turn counts before the role is decided: the first record begins the first turn.
-    let is_first = state.role == role::UNKNOWN;
-    if is_first && !decide_role(state, source, moved, direction) {
+    if state.role == role::UNKNOWN && !decide_role(state, source, moved, direction) {
         return None;
     }
     raw::tally(Tally::BytesSeen, moved);
@@ -363,13 +364,16 @@ fn wanted_of(conn: u64, source: Source, moved: u64, later: u64, direction: Direc
         state.nudged = 1;
         wake = Wake::Now;
     }
+    // Looked at once a turn: the switch may come on in the middle of a connection.
+    let begins = turn_start && direction as u8 == Direction::Ingress as u8;
+    let with_peer = begins && state.peer_told == 0 && raw::tells_peers();
     let from_start = if state.from_start == 1 { flag::FROM_START } else { 0 };
     let turn_start = if turn_start { flag::TURN_START } else { 0 };
     Some(Wanted {
         base,
         skip,
         marks: Marks::new(direction, from_start | turn_start | flag::CALL_START, wake),
-        is_first,
+        with_peer,
     })
 }
 

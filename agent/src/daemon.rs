@@ -93,12 +93,10 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
         documents.push(Documents::open(&config.routes).await?);
     }
 
-    let options = LoadOptions {
-        ring_bytes: config.ring_bytes,
-        peers: targets.iter().any(|(_, target)| target.policy.needs_clients()),
-        verbose: tracing::enabled!(tracing::Level::TRACE),
-    };
+    let options =
+        LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
     let (probe, records) = Probe::load(kernel, options)?;
+    probe.tell_peers(targets.iter().any(|(_, target)| target.policy.needs_clients()));
     let tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
     let questions = Questions::listen(&config.runtime_dir).await;

@@ -3,6 +3,7 @@
 
 mod aborts;
 mod bounds;
+mod clients;
 mod connections;
 mod counts;
 mod errors;

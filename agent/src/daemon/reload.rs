@@ -34,6 +34,10 @@ impl Daemon {
         if !keys.is_empty() {
             warn!(keys = keys.join(", "), "these are as they were until the agent is started anew");
         }
+        // What is counted by it from now on has it from its first request on.
+        if config.targets.iter().any(|target| target.policy.needs_clients()) {
+            self.probe.tell_peers(true);
+        }
         for index in (0..self.reports.len()).rev() {
             let spec = &self.reports[index].config.spec;
             if !config.targets.iter().any(|target| target.spec == *spec) {
@@ -51,6 +55,7 @@ impl Daemon {
                 error!(target = %spec, %error, "the configuration cannot be followed for this target");
             }
         }
+        self.probe.tell_peers(self.reports.iter().any(|report| report.config.policy.needs_clients()));
         info!(targets = self.reports.len(), "configuration read again");
     }
 

@@ -115,7 +115,7 @@ pub struct Policy {
 
 impl Policy {
     /// Whether it matters who is at the other end of connections, which the kernel side does not tell unless it is
-    /// loaded to.
+    /// asked to.
     pub fn needs_clients(&self) -> bool {
         self.consumers.needs_peer() || self.keep.exchanges
     }

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::atomic::Ordering,
 };
 
 use agent_common::{
@@ -64,15 +65,13 @@ pub enum LoadError {
 pub struct LoadOptions {
     /// Size of the ring buffer, bytes: a power of two, at least a page.
     pub ring_bytes: u32,
-    /// Tell who is at the other end of server connections: a record more for each.
-    pub peers: bool,
     /// Let the programs log through aya-log.
     pub verbose: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_bytes: limits::RING_BYTES, peers: false, verbose: false }
+        Self { ring_bytes: limits::RING_BYTES, verbose: false }
     }
 }
 
@@ -82,6 +81,7 @@ pub struct Probe {
     mutes: Mutes,
     conns: HashMap<MapData, ConnId, ConnState>,
     counters: Counters,
+    tell_peers: Shared,
     /// What `targets` holds, from our own doing and from records: looking into a map has Linux 7.2 skip programs.
     watched: BTreeMap<u32, TargetId>,
     /// Records of that kind that found no room, when `watched` was last read from the map.
@@ -132,6 +132,7 @@ impl Probe {
                 shared(&mut ebpf, "COUNTERS", cpus as usize * COUNTERS)?,
                 shared(&mut ebpf, "UNTOLD", (cpus * limits::TARGETS) as usize)?,
             ),
+            tell_peers: shared(&mut ebpf, "TELL_PEERS", 1)?,
             watched: BTreeMap::new(),
             lost_records: 0,
             untold_taken: BTreeMap::new(),
@@ -184,6 +185,12 @@ impl Probe {
     /// The processes of one target that are watched now.
     pub fn processes(&self, target: TargetId) -> Vec<u32> {
         self.watched.iter().filter(|(_, of)| **of == target).map(|(pid, _)| *pid).collect()
+    }
+
+    /// Whether the kernel side tells who is at the other end of server connections: a record more for each, before
+    /// the data of its next turn. It does not until told so.
+    pub fn tell_peers(&self, wanted: bool) {
+        self.tell_peers.words().iter().for_each(|word| word.store(wanted.into(), Ordering::Relaxed));
     }
 
     /// Tells the kernel side what is not needed of a connection.
@@ -314,7 +321,6 @@ fn settings(btf: &Btf, options: LoadOptions) -> Result<Settings, BtfError> {
         file_count_one,
         wakeup_bytes: options.ring_bytes / 8,
         data_bytes: options.ring_bytes - options.ring_bytes / 8,
-        tell_peers: options.peers.into(),
     })
 }
 
