@@ -7,6 +7,7 @@ mod clients;
 mod connections;
 mod counts;
 mod errors;
+mod files;
 mod killed;
 mod lifecycle;
 mod otlp;
