@@ -249,6 +249,12 @@ pub enum ValueError {
     #[error("{name}: {error}")]
     Consumer { name: String, error: RuleError },
     #[error(
+        "{name}: what this rule finds would be sent as a keyed hash, and a collector without a write token gives \
+         nothing to make the key from; name a file with one as `consumer_key_file` in the configuration file, or have \
+         values sent as they are, with hash = \"never\" in the rule or --consumer-hash never"
+    )]
+    NoConsumerKey { name: String },
+    #[error(
         "`address` is {saw:?}; it must be \"peer\", or \"X-Forwarded-For\", \"Forwarded\" or \"X-Real-IP\" with the \
          number of `proxies` that are trusted"
     )]

@@ -114,15 +114,21 @@ impl ConsumerKeys {
     }
 
     /// `credential` tells the app from others; the key of hashed identities comes from it unless there is a file with
-    /// one, so that a consumer is the same one on every host.
+    /// one, so that a consumer is the same one on every host. A collector has none.
     ///
     /// # Errors
-    /// The first value or file that cannot be used.
-    pub fn understand(&self, credential: &str) -> Result<Consumers, ConfigError> {
+    /// The first value or file that cannot be used; a rule that hashes when there is nothing to make a key from.
+    pub fn understand(&self, credential: Option<&str>) -> Result<Consumers, ConfigError> {
         let key_file = self.key_file.as_ref().map(|path| KeyFile::read(&path.value)).transpose()?;
         let is_open = key_file.as_ref().is_some_and(|file| file.is_world_readable);
-        let key = key_file.map_or_else(|| Key::from_client_id(credential), |file| file.key);
-        let rules = list(self.rules.as_ref()).map(|rule| rule.understand(self.hash.as_ref()));
+        let has_key = key_file.is_some() || credential.is_some();
+        // Without one it serves to find names alone, which stays between us and the file.
+        let default = || Key::from_client_id(credential.unwrap_or_default());
+        let key = key_file.map_or_else(default, |file| file.key);
+        let rules = list(self.rules.as_ref()).map(|rule| {
+            let understood = rule.understand(self.hash.as_ref())?;
+            if understood.hashes() && !has_key { Err(rule.source.without_key()) } else { Ok(understood) }
+        });
         let rules = ConsumerRules::new(key, rules.collect::<Result<_, _>>()?);
         let mut rules = rules.map_err(|error| self.about_all(self.rules.as_ref(), "consumers", error))?;
         let sources = |given| list(given).map(SourceKeys::understand).collect::<Result<Vec<_>, _>>();
@@ -231,11 +237,19 @@ impl SourceKeys {
             ("address", _) => return self.address(),
             _ => Ok(Source::basic_user()),
         };
-        let key = match self.name.by {
+        source.map_err(|error| about(&self.name, self.key(), error))
+    }
+
+    /// What names the place, as it is called where that was given.
+    fn key(&self) -> &'static str {
+        match self.name.by {
             Origin::CommandLine => "consumer_header",
             Origin::File(_) => self.kind,
-        };
-        source.map_err(|error| about(&self.name, key, error))
+        }
+    }
+
+    fn without_key(&self) -> ConfigError {
+        ConfigError::about(&self.name, ValueError::NoConsumerKey { name: self.name.name(self.key()) })
     }
 
     fn address(&self) -> Result<Source, ConfigError> {

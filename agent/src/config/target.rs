@@ -148,13 +148,15 @@ pub struct Counted {
 /// # Errors
 /// The first value that cannot be used.
 pub fn count(keys: &TargetKeys) -> Result<Counted, ConfigError> {
-    // A dry run without either uses the empty one, and so does a collector.
     let credential = match (client_id(keys)?, write_token(keys)?) {
-        (Some(client_id), _) => client_id.to_string(),
-        (None, Some(token)) => token.secret().to_owned(),
-        (None, None) => String::new(),
+        (Some(client_id), _) => Some(client_id.to_string()),
+        (None, Some(token)) => Some(token.secret().to_owned()),
+        // A key that everybody knows protects nothing that leaves the host.
+        (None, None) if keys.otlp_endpoint.is_some() => None,
+        // What is only printed here needs no credential.
+        (None, None) => Some(String::new()),
     };
-    let Consumers { rules, names, open_key } = keys.consumers.understand(&credential)?;
+    let Consumers { rules, names, open_key } = keys.consumers.understand(credential.as_deref())?;
     let response_time = match keys.response_time.as_ref().map(|given| given.value) {
         None | Some(ResponseTimeArg::LastByte) => ResponseTime::LastByte,
         Some(ResponseTimeArg::FirstByte) => ResponseTime::FirstByte,

@@ -488,6 +488,37 @@ fn a_recorded_target_is_counted_as_its_table_says() {
 }
 
 #[test]
+fn what_a_collector_gets_is_not_hashed_with_a_key_that_all_know() {
+    let target = "[[target]]\npid = 7\n";
+    let refused = |text: &str, words: &str, want: &str| {
+        let (_, message) = *with_file(text, words).unwrap_err();
+        let (place, rest) =
+            message.split_once(": what this rule finds would be sent as a keyed hash").unwrap();
+        assert_eq!(place, want, "{text} {words}");
+        assert!(rest.contains("`consumer_key_file`") && rest.contains("\"never\""), "{rest}");
+    };
+    let to = "otlp_endpoint = \"http://h\"\n";
+    let secret = format!("{target}consumers = [{{ basic_user = true }}, {{ header = \"X-API-Key\" }}]\n");
+    refused(&format!("{secret}{to}"), "", "agent.toml:3:48: `header`");
+    refused(&format!("{secret}{to}"), "--dry-run", "agent.toml:3:48: `header`");
+    refused(&secret, "--otlp-endpoint http://h", "agent.toml:3:48: `header`");
+    refused(&format!("{to}{target}"), "--consumer-header X-Token", "--consumer-header");
+    let plain = format!("{to}{target}consumers = [{{ basic_user = true }}]\n");
+    refused(&format!("{plain}consumer_hash = \"always\""), "", "agent.toml:4:29: `basic_user`");
+    refused(&plain, "--consumer-hash always", "agent.toml:4:29: `basic_user`");
+
+    let used =
+        |text: &str, words: &str| assert_eq!(with_file(text, words).unwrap().targets.len(), 1, "{text}");
+    used(&plain, "");
+    used(&format!("{plain}consumer_file = \"consumers.csv\""), "");
+    used(&format!("{secret}{to}consumer_key_file = \"key\""), "");
+    used(&format!("{secret}{to}"), "--consumer-hash never");
+    used(&format!("{secret}{to}"), "--write-token TOKEN");
+    used(&secret, "--client-id ID");
+    used(&secret, "--dry-run");
+}
+
+#[test]
 fn a_target_reports_one_way_that_of_the_nearest_level() {
     let check = |text: &str, words: &str, want: &[&str]| {
         let config = with_file(text, words).unwrap();

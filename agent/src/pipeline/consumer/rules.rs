@@ -141,7 +141,8 @@ impl ConsumerRule {
         Ok(self)
     }
 
-    fn hashes(&self) -> bool {
+    /// Whether its identifiers are keyed hashes.
+    pub fn hashes(&self) -> bool {
         match self.hashing {
             Hashing::Auto => self.source.is_secret(),
             Hashing::Always => true,
