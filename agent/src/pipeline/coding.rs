@@ -1,7 +1,7 @@
 //! Takes content codings off bodies (RFC 9110 section 8.4): gzip, deflate, br, zstd.
 //!
 //! Bodies are written by strangers, so what a stream announces is never believed: memory follows what was decoded, and
-//! decoding ends at [`MAX_DECODED`].
+//! decoding ends at [`MAX_DECODED`]. A brotli stream has up to [`MAX_BROTLI_WINDOW`] besides, while it is decoded.
 
 use std::borrow::Cow;
 
@@ -20,6 +20,11 @@ const MAX_CODINGS: usize = 3;
 
 /// Largest window that a zstd stream may need, bytes: what RFC 9659 allows for content codings.
 const MAX_ZSTD_WINDOW: u64 = 8 * 1024 * 1024;
+
+/// Largest window that a brotli stream is given, bytes: the smallest one of its format that holds [`MAX_DECODED`] and
+/// the 16 bytes that are no part of it (RFC 7932 section 9.1).
+const MAX_BROTLI_WINDOW: usize = 1 << 19;
+const _: () = assert!(MAX_DECODED < MAX_BROTLI_WINDOW - 16 && MAX_DECODED >= MAX_BROTLI_WINDOW / 2);
 
 /// Why a body is not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -190,22 +195,32 @@ fn grow(out: &mut Vec<u8>, filled: usize, input: usize) -> Result<(), NotDecoded
 fn unbrotli(body: &[u8]) -> Result<Vec<u8>, NotDecoded> {
     let alloc = StandardAlloc::default;
     let mut state = BrotliState::new_strict(alloc(), alloc(), alloc());
-    let (mut available, mut taken) = (body.len(), 0);
+    let Some((&first, rest)) = body.split_first() else { return Err(NotDecoded::Broken) };
+    let first = [narrowed(first)];
+    let (mut input, mut available, mut taken) = (&first[..], 1, 0);
     let (mut out, mut length, mut total) = (Vec::new(), 0, 0);
+    let mut is_at_first = true;
     loop {
         grow(&mut out, length, body.len())?;
         let mut room = out.len() - length;
         let result = BrotliDecompressStream(
             &mut available,
             &mut taken,
-            body,
+            input,
             &mut room,
             &mut length,
             &mut out,
             &mut total,
             &mut state,
         );
+        debug_assert!(usize::try_from(state.ringbuffer_size).is_ok_and(|ring| ring <= MAX_BROTLI_WINDOW));
         match result {
+            BrotliResult::NeedsMoreInput if is_at_first => {
+                is_at_first = false;
+                (input, available, taken) = (rest, rest.len(), 0);
+            }
+            // More may follow the shortest streams of all, which are a byte long.
+            BrotliResult::ResultSuccess if is_at_first && !rest.is_empty() => return Err(NotDecoded::Broken),
             BrotliResult::ResultSuccess if available == 0 && length <= MAX_DECODED => {
                 out.truncate(length);
                 return Ok(out);
@@ -217,6 +232,16 @@ fn unbrotli(body: &[u8]) -> Result<Vec<u8>, NotDecoded> {
             }
         }
     }
+}
+
+/// The first byte of a brotli stream, with no larger a window than [`MAX_BROTLI_WINDOW`]. The decoder allocates the
+/// window that a stream announces, up to 16 MiB, as soon as a part of it announces to be as long. No distance of what is
+/// decoded leads back further than its beginning, so it is the same in the smaller one.
+fn narrowed(first: u8) -> u8 {
+    // WBITS, RFC 7932 section 9.1: 18 to 24 are the odd values of the low four bits from 0b0011 on.
+    const OF_19: u8 = 0b0101;
+    let bits = first & 0b1111;
+    if bits & 1 == 1 && bits > OF_19 { first & !0b1111 | OF_19 } else { first }
 }
 
 /// The frames of a zstd stream, one after the other (RFC 8878).

@@ -143,6 +143,33 @@ fn a_bomb_is_too_large() {
     check(&bytes(ZSTD_WIDE), "zstd", Err(NotDecoded::Broken));
 }
 
+/// A window is announced and never allocated: decoding asserts it.
+#[test]
+fn brotli_gets_no_larger_a_window_than_it_can_use() {
+    for (announced, given) in [
+        (0b1100_0000, 0b1100_0000), // 16 bits
+        (0b1100_0001, 0b1100_0001), // 17, or a longer code
+        (0b1100_0011, 0b1100_0011), // 18
+        (0b1100_0101, 0b1100_0101), // 19
+        (0b1100_0111, 0b1100_0101), // 20
+        (0b1100_1111, 0b1100_0101), // 24
+    ] {
+        assert_eq!(narrowed(announced), given, "{announced:08b}");
+    }
+    for announced in [0b0011, 0b0101, 0b0111, 0b1001, 0b1101, 0b1111] {
+        let window = |hex: &str| {
+            let mut stream = bytes(hex);
+            stream[0] = stream[0] & !0b1111 | announced;
+            stream
+        };
+        check(&window(BROTLI), "br", Ok(TEXT));
+        check(&window(BROTLI_262145), "br", Err(NotDecoded::TooLarge));
+    }
+    // Nothing at all, in the largest window; and more behind it.
+    check(&bytes("3f"), "br", Ok(b""));
+    check(&bytes("3f00"), "br", Err(NotDecoded::Broken));
+}
+
 #[test]
 fn the_bound_is_the_last_length_that_is_decoded() {
     let (most, more) = (vec![b'0'; MAX_DECODED], vec![b'0'; MAX_DECODED + 1]);
