@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tests::agent::{Agent, Stopped};
+use tests::agent::{Agent, AgentBuilder, Stopped};
 use tests::eventually::eventually;
 use tests::process::ProcessGroup;
 use tests::scratch::Scratch;
@@ -62,13 +62,17 @@ fn judge() -> Result<ExitCode> {
     let target = Server { places: &places, dir: &dir };
 
     let early = Early::open(&target);
-    let agent = start(&server);
+    let agent = start(Agent::watching(server.pid()));
     let began = Instant::now();
     let account = suite::run(&target, early, has_bpf_loop(&kernel));
     println!("guest: {} requests in {:.1} s", account.sent(), began.elapsed().as_secs_f32());
     let calls = Verdict::of(&account, agent);
 
-    let agent = start(&server);
+    // It has the records about clients, too; without them the programs take another path.
+    let file = dir.join("agent.toml");
+    fs::write(&file, "consumers = [{ address = \"peer\" }]\n").context("cannot write the configuration")?;
+    let file = file.to_str().context("the directory's name is no UTF-8")?;
+    let agent = start(Agent::watching(server.pid()).arg("--config").arg(file));
     let began = Instant::now();
     let account = suite::flood(&target);
     println!("guest: a flood of {} requests in {:.1} s", account.sent(), began.elapsed().as_secs_f32());
@@ -84,8 +88,8 @@ fn judge() -> Result<ExitCode> {
     Ok(if calls.is_exact() && flood.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn start(server: &ProcessGroup) -> Agent {
-    let agent = Agent::watching(server.pid()).start();
+fn start(agent: AgentBuilder) -> Agent {
+    let agent = agent.start();
     println!("guest: the agent watches after {:.1} s", agent.watching_after().as_secs_f32());
     agent
 }

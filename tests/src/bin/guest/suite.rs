@@ -218,10 +218,13 @@ fn unfinished(account: &mut Account, address: &Address) {
     account.lose("open_at_exit");
 }
 
-/// Many clients at once; every other one opens a connection for each request.
+/// Many clients at once; every other one opens a connection for each request. To the agent they are consumers by their
+/// address.
 pub fn flood(server: &Server<'_>) -> Account {
     let address = server.tcp(Workers::Threads(Receive::Read));
-    let (address, request) = (&address, &get("/flood", "write-once", SMALL));
+    let mut request = get("/flood", "write-once", SMALL);
+    request.consumer = Some("127.0.0.1".to_owned());
+    let (address, request) = (&address, &request);
     let keeping = || {
         let mut client = Client::of(address);
         (0..FLOOD).map(|_| client.send(request).exchange).collect::<Vec<_>>()
