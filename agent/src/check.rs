@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::{
-    config::{Delivery, HubTarget, TargetConfig},
+    config::{Config, Delivery, HubTarget, Origin, TargetConfig},
     exit::{Exit, Failure},
     probe::{
         discover,
@@ -17,12 +17,12 @@ use crate::{
 ///
 /// # Errors
 /// When stdout cannot be written to.
-pub fn run(targets: &[TargetConfig]) -> Result<Exit, Failure> {
+pub fn run(config: &Config) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
-    print(&mut out, targets).map_err(|error| Failure::Io { doing: "print the report", error })
+    print(&mut out, config).map_err(|error| Failure::Io { doing: "print the report", error })
 }
 
-fn print(out: &mut impl Write, targets: &[TargetConfig]) -> io::Result<Exit> {
+fn print(out: &mut impl Write, config: &Config) -> io::Result<Exit> {
     let host = Host::inspect();
     let obstacles = host.obstacles();
     writeln!(out, "host")?;
@@ -52,7 +52,9 @@ fn print(out: &mut impl Write, targets: &[TargetConfig]) -> io::Result<Exit> {
             Err(error) => problems.push(error.to_string()),
         }
     }
-    for TargetConfig { spec, app, delivery, .. } in targets {
+    writeln!(out, "agent")?;
+    print_origins(out, &config.origins)?;
+    for TargetConfig { spec, app, delivery, warnings, origins, .. } in &config.targets {
         writeln!(out, "target {spec}")?;
         match Target::find(1, spec.clone()) {
             Ok(target) => describe(out, &target)?,
@@ -63,6 +65,10 @@ fn print(out: &mut impl Write, targets: &[TargetConfig]) -> io::Result<Exit> {
         }
         if let Some(version) = &app.version {
             writeln!(out, "  app version    {version}")?;
+        }
+        print_origins(out, origins)?;
+        for warning in warnings {
+            writeln!(out, "  warning        {warning}")?;
         }
     }
     writeln!(out, "not seen, on any host")?;
@@ -76,6 +82,15 @@ fn print(out: &mut impl Write, targets: &[TargetConfig]) -> io::Result<Exit> {
         writeln!(out, "  - {problem}")?;
     }
     Ok(Exit::Unavailable)
+}
+
+/// Where values come from. The values themselves are not shown, since some are secrets.
+fn print_origins(out: &mut impl Write, origins: &[(&'static str, Origin)]) -> io::Result<()> {
+    for (key, origin) in origins {
+        writeln!(out, "  {key:<14} from {}", origin.place(key))?;
+    }
+    let rest = if origins.is_empty() { "everything" } else { "the rest" };
+    writeln!(out, "  {rest:<14} as by default")
 }
 
 fn describe(out: &mut impl Write, target: &Target) -> io::Result<()> {

@@ -1,8 +1,11 @@
 //! The command line: clap types, no logic. Names and defaults are the ones that README.md promises.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    parser::ValueSource,
+};
 
 /// Watches HTTP servers on this host through eBPF and reports their metrics to Apitally.
 ///
@@ -15,6 +18,47 @@ pub struct Cli {
     pub command: Option<Command>,
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+impl Cli {
+    /// Reads these words, the first of which is the program's name, and the environment.
+    ///
+    /// # Errors
+    /// What cannot be used; also for help and version, which are to be printed.
+    pub fn of<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(words)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        let variables = |command: &clap::Command, matches: &ArgMatches| Variables::of(command, matches);
+        match (&mut cli.command, matches.subcommand()) {
+            (Some(Command::Replay(args)), Some((name, matches))) => {
+                let command = command.find_subcommand(name).expect("it was found in there");
+                args.count.variables = variables(command, matches);
+            }
+            (Some(_), _) => {}
+            (None, _) => cli.run.count.variables = variables(&command, &matches),
+        }
+        Ok(cli)
+    }
+}
+
+/// The environment variables that gave a value, by the names of the fields here.
+#[derive(Clone, Debug, Default)]
+pub struct Variables(BTreeMap<String, String>);
+
+impl Variables {
+    fn of(command: &clap::Command, matches: &ArgMatches) -> Self {
+        let of_environment = command.get_arguments().filter_map(|arg| {
+            let variable = arg.get_env()?.to_str()?.to_owned();
+            let is_source = matches.value_source(arg.get_id().as_str()) == Some(ValueSource::EnvVariable);
+            is_source.then(|| (arg.get_id().to_string(), variable))
+        });
+        Self(of_environment.collect())
+    }
+
+    pub fn get(&self, field: &str) -> Option<&str> {
+        self.0.get(field).map(String::as_str)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -128,7 +172,7 @@ pub struct RunArgs {
 impl RunArgs {
     /// What the environment says, without a command line.
     pub fn of_environment() -> Self {
-        Cli::try_parse_from(["apitally-agent"]).map(|cli| cli.run).unwrap_or_default()
+        Cli::of(["apitally-agent"]).map(|cli| cli.run).unwrap_or_default()
     }
 }
 
@@ -160,6 +204,10 @@ pub struct CountArgs {
     /// What the response time ends with [default: last-byte]
     #[arg(long, value_name = "BYTE", value_enum)]
     pub response_time: Option<ResponseTimeArg>,
+
+    /// Which values came from the environment.
+    #[arg(skip)]
+    pub variables: Variables,
 }
 
 #[derive(Clone, Debug, Default, Args)]

@@ -22,19 +22,18 @@ use agent_common::limits;
 
 use self::{
     file::ConfigFile,
-    keys::{AgentKeys, TargetKeys},
-    table::{Given, Origin},
+    keys::{AgentKeys, Origins, TargetKeys},
+    table::Given,
 };
 pub use self::{
-    routes::{RouteConfig, RouteError},
-    table::{FileError, Place},
+    routes::{OpenApiError, RouteConfig, RouteError},
+    table::{FileError, Origin, Place},
     target::Counted,
 };
 use crate::{
     cli::{CheckArgs, LogFormat, LogLevel, ReplayArgs, RunArgs, RuntimeArgs, TargetArgs},
     consumer_files::{self, NamesFile},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
-    openapi::SourceError,
     otlp::{Destination, Endpoint, EndpointError, HeaderError, WriteTokenError},
     pipeline::{
         Policy,
@@ -60,6 +59,8 @@ const MOST_TARGETS: usize = limits::TARGETS as usize - 1;
 pub struct Config {
     pub targets: Vec<TargetConfig>,
     pub agent: AgentConfig,
+    /// Who said what of the agent as a whole.
+    pub origins: Origins,
 }
 
 /// What concerns the agent as a whole, and stays as it is for as long as it runs.
@@ -108,6 +109,8 @@ pub struct TargetConfig {
     /// None: as the protocol has it.
     pub sync_interval: Option<Duration>,
     pub warnings: Vec<Warning>,
+    /// Who said what of it.
+    pub origins: Origins,
 }
 
 /// What can be used, and had better be changed.
@@ -193,14 +196,15 @@ pub enum ConfigError {
     /// From the command line, or the environment.
     #[error("{0}")]
     Value(ValueError),
+    /// Likewise, of an error that does not say where by itself.
+    #[error("{name}: {error}")]
+    Named { name: String, error: ValueError },
     #[error("{place}: {error}")]
     InFile { place: Place, error: ValueError },
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("cannot read {}: {error}", path.display())]
+    #[error("--config: cannot read {}: {error}", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
-    #[error(transparent)]
-    ConsumerFile(#[from] consumer_files::FileError),
 }
 
 /// Why a value cannot be used. `name` is what it is called where it was given.
@@ -226,10 +230,10 @@ pub enum ValueError {
     #[error("{} holds no client id: it must be a UUID alone, as the dashboard shows it", path.display())]
     ClientIdFile { path: PathBuf },
     #[error(
-        "{name} and a client id are two ways to report; a client id reports to the hub, a write token or an OTLP \
+        "{name} and {client_id} are two ways to report; a client id reports to the hub, a write token or an OTLP \
          endpoint by OTLP: leave one of them out"
     )]
-    TwoWays { name: String },
+    TwoWays { name: String, client_id: String },
     #[error(transparent)]
     WriteToken(#[from] WriteTokenError),
     #[error("{} holds no write token: it must be alone in there, as the dashboard shows it", path.display())]
@@ -259,8 +263,12 @@ pub enum ValueError {
          number of `proxies` that are trusted"
     )]
     Address { saw: String },
+    #[error("{name}: {error}")]
+    OpenApi { name: String, error: Box<OpenApiError> },
+    #[error("cannot read {}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
     #[error(transparent)]
-    OpenApi(SourceError),
+    ConsumerFile(Box<consumer_files::FileError>),
     #[error(transparent)]
     Route(declared::EndpointError),
     #[error(transparent)]
@@ -280,8 +288,28 @@ impl ConfigError {
     fn about<T>(given: &Given<T>, error: impl Into<ValueError>) -> Self {
         let error = error.into();
         match &given.by {
-            Origin::CommandLine => Self::Value(error),
+            Origin::CommandLine | Origin::Environment(_) => Self::Value(error),
             Origin::File(place) => Self::InFile { place: place.clone(), error },
+        }
+    }
+
+    /// Likewise, with the name of the flag or variable, which `error` does not have.
+    fn naming<T>(given: &Given<T>, key: &str, error: impl Into<ValueError>) -> Self {
+        match Self::about(given, error) {
+            Self::Value(error) => Self::Named { name: given.name(key), error },
+            located => located,
+        }
+    }
+}
+
+impl ValueError {
+    /// Whether it names what could not be read at all, as opposed to what is in it.
+    pub fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } => true,
+            Self::ConsumerFile(error) => error.is_unreadable(),
+            Self::OpenApi { error, .. } => error.is_unreadable(),
+            _ => false,
         }
     }
 }
@@ -301,18 +329,19 @@ impl Config {
             keep_apart(&flags, file)?;
         }
         let wanted = all_targets(&args.targets, flags, file.as_ref())?;
+        let origins = agent_keys.origins();
         let targets = wanted.into_iter().map(|(spec, keys)| {
             let base_url = (!args.dry_run).then(|| hub.clone());
             target::understand(spec, &keys, base_url)
         });
-        Ok(Self { targets: targets.collect::<Result<_, _>>()?, agent: agent(agent_keys)? })
+        Ok(Self { targets: targets.collect::<Result<_, _>>()?, agent: agent(agent_keys)?, origins })
     }
 
     /// What `check` is asked about: the same as a run would be. Without a file nobody need say to whom it reports.
     ///
     /// # Errors
     /// As [`Config::load`], though there need not be any target.
-    pub fn load_to_check(args: &CheckArgs) -> Result<Vec<TargetConfig>, ConfigError> {
+    pub fn load_to_check(args: &CheckArgs) -> Result<Self, ConfigError> {
         let run = RunArgs {
             targets: args.targets.clone(),
             config: args.config.clone(),
@@ -320,9 +349,11 @@ impl Config {
             ..RunArgs::of_environment()
         };
         match Self::load(&run) {
-            Ok(config) => Ok(config.targets),
-            Err(ConfigError::NoTarget) if args.config.is_none() => Ok(Vec::new()),
-            Err(error) => Err(error),
+            Err(ConfigError::NoTarget) if args.config.is_none() => {
+                let keys = AgentKeys::of_flags(&run);
+                Ok(Self { targets: Vec::new(), origins: keys.origins(), agent: agent(keys)? })
+            }
+            loaded => loaded,
         }
     }
 }

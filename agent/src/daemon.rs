@@ -77,7 +77,7 @@ const WARN_EVERY: u32 = 10;
 /// # Errors
 /// When it cannot begin. Once it runs, nothing that a target or the hub does ends it.
 pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
-    let Config { targets, agent: config } = config;
+    let Config { targets, agent: config, .. } = config;
     let mut signals = Signals::listen()?;
     let host = Host::inspect();
     let obstacles = host.obstacles();
@@ -157,7 +157,8 @@ impl Daemon {
         documents: Documents,
     ) -> Result<(), Failure> {
         if documents.current.is_some() {
-            config.policy.routes = config.routes.declared(documents.current.as_ref())?.into();
+            let declared = config.routes.declared(documents.current.as_ref());
+            config.policy.routes = declared.map_err(|error| config.routes.about_openapi(error))?.into();
         }
         let (sink, left) = Sink::open(&config, &target, &self.config.state_dir, &mut self.hubs)?;
         self.last_id = target.id;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use crate::{
-    config::ConfigError,
+    config::{ConfigError, ValueError},
     probe::{discover::DiscoverError, host::Obstacle, load::LoadError},
     recording::ReadError,
 };
@@ -46,10 +46,6 @@ pub enum Failure {
     #[error(transparent)]
     Hub(#[from] crate::hub::StartError),
     #[error(transparent)]
-    OpenApi(#[from] crate::openapi::SourceError),
-    #[error(transparent)]
-    Routes(#[from] crate::config::RouteError),
-    #[error(transparent)]
     Otlp(#[from] crate::otlp::StartError),
     #[error(transparent)]
     Status(#[from] crate::status::client::StatusError),
@@ -62,20 +58,25 @@ pub enum Failure {
 impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(ConfigError::NoTarget | ConfigError::Value(_)) => Exit::Usage,
-            Self::Config(ConfigError::File(_) | ConfigError::InFile { .. }) => Exit::Config,
-            Self::Config(ConfigError::Unreadable { .. }) => Exit::NoInput,
-            Self::Config(ConfigError::ConsumerFile(error)) if error.is_unreadable() => Exit::NoInput,
-            Self::Config(ConfigError::ConsumerFile(_)) => Exit::Config,
+            Self::Config(error) => of_config(error),
             Self::Recording { .. } => Exit::NoInput,
-            Self::OpenApi(error) => error.exit(),
-            Self::Routes(_) => Exit::NoInput,
             Self::Status(error) => error.exit(),
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,
             Self::Host(_) | Self::Discover(_) | Self::Load(_) => Exit::Unavailable,
             Self::Hub(_) | Self::Otlp(_) | Self::Io { .. } => Exit::Software,
         }
+    }
+}
+
+fn of_config(error: &ConfigError) -> Exit {
+    match error {
+        ConfigError::Unreadable { .. } => Exit::NoInput,
+        ConfigError::InFile { error, .. } if error.is_unreadable() => Exit::NoInput,
+        ConfigError::File(_) | ConfigError::InFile { .. } => Exit::Config,
+        // A document that a flag names is input, whatever is wrong with it.
+        ConfigError::Value(ValueError::OpenApi { error, .. }) if !error.is_misspelt() => Exit::NoInput,
+        ConfigError::NoTarget | ConfigError::Value(_) | ConfigError::Named { .. } => Exit::Usage,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Parse, configure, run, exit code.
 
 use std::{
+    env,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -15,12 +16,12 @@ use agent::{
     status::client::{self, Form},
     telemetry,
 };
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use tracing::error;
 
 fn main() -> ExitCode {
     memory::return_large_blocks();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::of(env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and go to stdout.
@@ -41,8 +42,8 @@ fn main() -> ExitCode {
         }
         Some(Command::Check(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
-            let targets = Config::load_to_check(&args);
-            end(targets.map_err(Failure::from).and_then(|targets| check::run(&targets)))
+            let config = Config::load_to_check(&args);
+            end(config.map_err(Failure::from).and_then(|config| check::run(&config)))
         }
         Some(Command::Replay(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);

@@ -66,8 +66,9 @@ fn read_documents(config: &mut ReplayConfig) -> Result<(), Failure> {
     let targets = config.targets.iter_mut().map(|target| (&target.routes, &mut target.policy));
     for (routes, policy) in targets.chain(others) {
         if let Some(mut source) = routes.source()? {
-            let document = runtime.block_on(source.load())?;
-            policy.routes = routes.declared(Some(&document))?.into();
+            let document = runtime.block_on(source.load()).map_err(|error| routes.about_openapi(error))?;
+            let declared = routes.declared(Some(&document));
+            policy.routes = declared.map_err(|error| routes.about_openapi(error))?.into();
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 
 mod attempt;
 mod command_line;
+mod configuration;
 mod host;
 mod hub;
 mod output;

@@ -7,11 +7,12 @@ use toml::de::DeValue;
 
 use super::{
     ConfigError, ValueError,
+    keys::{Origins, origin},
     table::{FileError, Given, Origin, Table, Value},
 };
 use crate::{
     cli::{ConsumerHash, CountArgs},
-    consumer_files::{KeyFile, NamesFile},
+    consumer_files::{self, KeyFile, NamesFile},
     pipeline::consumer::{
         CertificatePart, ConsumerRule, ConsumerRules, Forwarding, Hashing, Key, RuleError, Source,
     },
@@ -73,6 +74,18 @@ pub struct Consumers {
 }
 
 impl ConsumerKeys {
+    pub fn origins(&self) -> Origins {
+        let all = [
+            origin("consumers", self.rules.as_ref()),
+            origin("consumer_hash", self.hash.as_ref()),
+            origin("consumer_names", self.names.as_ref()),
+            origin("consumer_groups", self.groups.as_ref()),
+            origin("consumer_file", self.file.as_ref()),
+            origin("consumer_key_file", self.key_file.as_ref()),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
     pub fn of_flags(args: &CountArgs) -> Self {
         let by_flag = |value: &String| Given { value: value.clone(), by: Origin::CommandLine };
         let rule = |header: &String| RuleKeys {
@@ -119,7 +132,9 @@ impl ConsumerKeys {
     /// # Errors
     /// The first value or file that cannot be used; a rule that hashes when there is nothing to make a key from.
     pub fn understand(&self, credential: Option<&str>) -> Result<Consumers, ConfigError> {
-        let key_file = self.key_file.as_ref().map(|path| KeyFile::read(&path.value)).transpose()?;
+        let read_key =
+            |path: &Given<PathBuf>| KeyFile::read(&path.value).map_err(|error| about_file(path, error));
+        let key_file = self.key_file.as_ref().map(read_key).transpose()?;
         let is_open = key_file.as_ref().is_some_and(|file| file.is_world_readable);
         let has_key = key_file.is_some() || credential.is_some();
         // Without one it serves to find names alone, which stays between us and the file.
@@ -136,8 +151,10 @@ impl ConsumerKeys {
         let given = self.names.as_ref().or(self.groups.as_ref());
         rules =
             rules.named_by(names, groups).map_err(|error| self.about_all(given, "consumer_names", error))?;
-        let opened = self.file.as_ref().map(|path| NamesFile::open(&path.value, rules.key()));
-        let (names, table) = opened.transpose()?.unzip();
+        let open = |path: &Given<PathBuf>| {
+            NamesFile::open(&path.value, rules.key()).map_err(|error| about_file(path, error))
+        };
+        let (names, table) = self.file.as_ref().map(open).transpose()?.unzip();
         if let Some(table) = table {
             rules = rules.with_names(Arc::new(table));
         }
@@ -243,7 +260,7 @@ impl SourceKeys {
     /// What names the place, as it is called where that was given.
     fn key(&self) -> &'static str {
         match self.name.by {
-            Origin::CommandLine => "consumer_header",
+            Origin::CommandLine | Origin::Environment(_) => "consumer_header",
             Origin::File(_) => self.kind,
         }
     }
@@ -279,6 +296,10 @@ fn part_of_certificate(name: &str) -> CertificatePart {
 
 fn about<T>(given: &Given<T>, key: &str, error: RuleError) -> ConfigError {
     ConfigError::about(given, ValueError::Consumer { name: given.name(key), error })
+}
+
+fn about_file(path: &Given<PathBuf>, error: consumer_files::FileError) -> ConfigError {
+    ConfigError::about(path, ValueError::ConsumerFile(error.into()))
 }
 
 fn list<T>(given: Option<&Given<Vec<T>>>) -> impl Iterator<Item = &T> {

@@ -61,16 +61,37 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// Names of keys that somebody gave, and where. All others have their defaults.
+pub type Origins = Vec<(&'static str, Origin)>;
+
+/// The origin of one key; none when nobody gave it.
+pub fn origin<T>(name: &'static str, given: Option<&Given<T>>) -> Option<(&'static str, Origin)> {
+    given.map(|given| (name, given.by.clone()))
+}
+
 impl AgentKeys {
+    pub fn origins(&self) -> Origins {
+        let all = [
+            origin("hub_url", self.hub_url.as_ref()),
+            origin("state_dir", self.state_dir.as_ref()),
+            origin("runtime_dir", self.runtime_dir.as_ref()),
+            origin("record", self.record.as_ref()),
+            origin("ring_bytes", self.ring_bytes.as_ref()),
+            origin("log_level", self.log_level.as_ref()),
+            origin("log_format", self.log_format.as_ref()),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
     pub fn of_flags(args: &RunArgs) -> Self {
         Self {
-            hub_url: given(args.hub_url.as_ref()),
-            state_dir: given(args.state_dir.as_ref()),
-            runtime_dir: given(args.runtime.runtime_dir.as_ref()),
-            record: given(args.record.as_ref()),
-            ring_bytes: given(args.ring_bytes.as_ref()),
-            log_level: given(args.log_level.as_ref()),
-            log_format: given(args.log_format.as_ref()),
+            hub_url: given(&args.count, "hub_url", args.hub_url.as_ref()),
+            state_dir: given(&args.count, "state_dir", args.state_dir.as_ref()),
+            runtime_dir: given(&args.count, "runtime_dir", args.runtime.runtime_dir.as_ref()),
+            record: given(&args.count, "record", args.record.as_ref()),
+            ring_bytes: given(&args.count, "ring_bytes", args.ring_bytes.as_ref()),
+            log_level: given(&args.count, "log_level", args.log_level.as_ref()),
+            log_format: given(&args.count, "log_format", args.log_format.as_ref()),
         }
     }
 
@@ -101,17 +122,34 @@ impl AgentKeys {
 }
 
 impl TargetKeys {
+    pub fn origins(&self) -> Origins {
+        let own = [
+            origin("client_id", self.client_id.as_ref()),
+            origin("write_token", self.write_token.as_ref()),
+            origin("otlp_endpoint", self.otlp_endpoint.as_ref()),
+            origin("otlp_headers", self.otlp_headers.as_ref()),
+            origin("env", self.env.as_ref()),
+            origin("app_version", self.app_version.as_ref()),
+            origin("client", self.client.as_ref()),
+            origin("sync_interval", self.sync_interval.as_ref()),
+            origin("response_time", self.response_time.as_ref()),
+            origin("errors", self.errors.as_ref()),
+        ];
+        let parts = [self.routes.origins(), self.consumers.origins(), self.request_log.origins()];
+        own.into_iter().flatten().chain(parts.into_iter().flatten()).collect()
+    }
+
     pub fn of_flags(args: &CountArgs) -> Self {
         Self {
-            client_id: args.client_id.clone().map(Credential::Text).map(by_flag),
+            client_id: given(args, "client_id", args.client_id.clone().map(Credential::Text).as_ref()),
             write_token: None,
             otlp_endpoint: None,
             otlp_headers: None,
             env: None,
-            app_version: given(args.app_version.as_ref()),
+            app_version: given(args, "app_version", args.app_version.as_ref()),
             client: None,
             sync_interval: None,
-            response_time: given(args.response_time.as_ref()),
+            response_time: given(args, "response_time", args.response_time.as_ref()),
             consumers: ConsumerKeys::of_flags(args),
             request_log: LogKeys::default(),
             routes: RouteKeys::of_flags(args),
@@ -121,12 +159,14 @@ impl TargetKeys {
 
     /// Those of a run, which have some that a replay has not.
     pub fn of_run(args: &RunArgs) -> Self {
+        let token = args.write_token.clone().map(Credential::Text);
+        let headers = Some(&args.otlp_header).filter(|headers| !headers.is_empty());
         Self {
-            write_token: args.write_token.clone().map(Credential::Text).map(by_flag),
-            otlp_endpoint: given(args.otlp_endpoint.as_ref()),
-            otlp_headers: (!args.otlp_header.is_empty()).then(|| by_flag(args.otlp_header.clone())),
-            env: given(args.env.as_ref()),
-            sync_interval: given(args.sync_interval.as_ref()),
+            write_token: given(&args.count, "write_token", token.as_ref()),
+            otlp_endpoint: given(&args.count, "otlp_endpoint", args.otlp_endpoint.as_ref()),
+            otlp_headers: given(&args.count, "otlp_header", headers),
+            env: given(&args.count, "env", args.env.as_ref()),
+            sync_interval: given(&args.count, "sync_interval", args.sync_interval.as_ref()),
             ..Self::of_flags(&args.count)
         }
     }
@@ -176,12 +216,11 @@ impl TargetKeys {
     }
 }
 
-fn by_flag<T>(value: T) -> Given<T> {
-    Given { value, by: Origin::CommandLine }
-}
-
-fn given<T: Clone>(flag: Option<&T>) -> Option<Given<T>> {
-    flag.cloned().map(by_flag)
+/// The value of a flag or of its variable.
+fn given<T: Clone>(args: &CountArgs, field: &str, value: Option<&T>) -> Option<Given<T>> {
+    let variable = args.variables.get(field).map(str::to_owned);
+    let by = variable.map_or(Origin::CommandLine, Origin::Environment);
+    value.cloned().map(|value| Given { value, by })
 }
 
 /// A credential, or the path of a file that holds it.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     ConfigError, ValueError,
+    keys::{Origins, origin},
     table::{FileError, Given, Table},
 };
 use crate::request_log::{
@@ -31,6 +32,24 @@ pub struct LogKeys {
 }
 
 impl LogKeys {
+    pub fn origins(&self) -> Origins {
+        let all = [
+            origin("request_log.enabled", self.enabled.as_ref()),
+            origin("request_log.query_params", self.query_params.as_ref()),
+            origin("request_log.request_headers", self.request_headers.as_ref()),
+            origin("request_log.request_body", self.request_body.as_ref()),
+            origin("request_log.response_headers", self.response_headers.as_ref()),
+            origin("request_log.response_body", self.response_body.as_ref()),
+            origin("request_log.content_types", self.content_types.as_ref()),
+            origin("request_log.mask_query_params", self.mask_query_params.as_ref()),
+            origin("request_log.mask_headers", self.mask_headers.as_ref()),
+            origin("request_log.mask_body_fields", self.mask_body_fields.as_ref()),
+            origin("request_log.exclude_paths", self.exclude_paths.as_ref()),
+            origin("request_log.exclude_user_agents", self.exclude_user_agents.as_ref()),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
     pub fn take(outer: &mut Table<'_>) -> Result<Self, FileError> {
         let Some(mut table) = outer.take_table("request_log")? else { return Ok(Self::default()) };
         let keys = Self {

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::{
     ConfigError, ValueError,
+    keys::{Origins, origin},
     table::{FileError, Given, Origin, Table, Value},
 };
 use crate::{
@@ -40,8 +41,7 @@ enum OtherWord {
 /// The routes of a target, as far as they are known beforehand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteConfig {
-    /// File or URL of an OpenAPI document.
-    pub openapi: Option<String>,
+    openapi: Option<Given<String>>,
     base_path: BasePath,
     endpoints: Vec<Endpoint>,
     matching: Matching,
@@ -56,7 +56,44 @@ pub enum RouteError {
     TooMany(#[from] TooManyRoutes),
 }
 
+/// Why an OpenAPI document cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenApiError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Routes(#[from] RouteError),
+}
+
+impl OpenApiError {
+    /// Whether what names the document means nothing: nobody has looked there.
+    pub fn is_misspelt(&self) -> bool {
+        matches!(self, Self::Source(error) if error.is_misspelt())
+    }
+
+    /// Whether the document could not be had at all, as opposed to what is in it.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Source(error) if error.is_unreadable())
+    }
+}
+
 impl RouteConfig {
+    /// File or URL of an OpenAPI document.
+    pub fn openapi(&self) -> Option<&str> {
+        self.openapi.as_ref().map(|given| given.value.as_str())
+    }
+
+    /// An error about the document, which says where that is named.
+    pub fn about_openapi(&self, error: impl Into<OpenApiError>) -> ConfigError {
+        let error = error.into();
+        match &self.openapi {
+            Some(given) => about_openapi(given, error),
+            None => {
+                ConfigError::Value(ValueError::OpenApi { name: "openapi".to_owned(), error: error.into() })
+            }
+        }
+    }
+
     /// All routes, those of the configuration first.
     ///
     /// # Errors
@@ -73,12 +110,24 @@ impl RouteConfig {
     ///
     /// # Errors
     /// None that [`RouteKeys::understand`] has not told.
-    pub fn source(&self) -> Result<Option<OpenApiSource>, SourceError> {
-        self.openapi.as_deref().map(OpenApiSource::parse).transpose()
+    pub fn source(&self) -> Result<Option<OpenApiSource>, ConfigError> {
+        let parsed = self.openapi().map(OpenApiSource::parse).transpose();
+        parsed.map_err(|error| self.about_openapi(error))
     }
 }
 
 impl RouteKeys {
+    pub fn origins(&self) -> Origins {
+        let all = [
+            origin("openapi", self.openapi.as_ref()),
+            origin("base_path", self.base_path.as_ref()),
+            origin("routes", self.routes.as_ref()),
+            origin("trailing_slash", self.trailing_slash.as_ref()),
+            origin("other_paths", self.other_paths.as_ref()),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
     pub fn of_flags(args: &CountArgs) -> Self {
         let by_flag = |value: &String| Given { value: value.clone(), by: Origin::CommandLine };
         Self { openapi: args.openapi.as_ref().map(by_flag), ..Self::default() }
@@ -117,7 +166,7 @@ impl RouteKeys {
     pub fn understand(&self) -> Result<RouteConfig, ConfigError> {
         if let Some(openapi) = &self.openapi {
             let parsed = OpenApiSource::parse(&openapi.value);
-            parsed.map_err(|error| ConfigError::about(openapi, ValueError::OpenApi(error)))?;
+            parsed.map_err(|error| about_openapi(openapi, error.into()))?;
         }
         let mut endpoints = Vec::new();
         if let Some(routes) = &self.routes {
@@ -137,7 +186,7 @@ impl RouteKeys {
             Some(OtherWord::Learn) => Otherwise::Learn,
         };
         Ok(RouteConfig {
-            openapi: self.openapi.as_ref().map(|given| given.value.clone()),
+            openapi: self.openapi.clone(),
             base_path: self
                 .base_path
                 .as_ref()
@@ -146,6 +195,10 @@ impl RouteKeys {
             matching: Matching { trailing_slash, otherwise },
         })
     }
+}
+
+fn about_openapi(given: &Given<String>, error: OpenApiError) -> ConfigError {
+    ConfigError::about(given, ValueError::OpenApi { name: given.name("openapi"), error: error.into() })
 }
 
 impl Value for SlashWord {

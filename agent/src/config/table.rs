@@ -40,16 +40,28 @@ pub struct Given<T> {
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// On the command line or, where it has one, in its environment variable.
     CommandLine,
+    /// This variable.
+    Environment(String),
     File(Place),
+}
+
+impl Origin {
+    /// Where it is to be looked for: `--env`, `APITALLY_ENV`, `agent.toml:3:7`.
+    pub fn place(&self, key: &str) -> String {
+        match self {
+            Self::CommandLine => format!("--{}", key.replace('_', "-")),
+            Self::Environment(variable) => variable.clone(),
+            Self::File(place) => place.to_string(),
+        }
+    }
 }
 
 impl<T> Given<T> {
     /// A key as it is called where the value was given: `--sync-interval`, `sync_interval`.
     pub fn name(&self, key: &str) -> String {
         match self.by {
-            Origin::CommandLine => format!("--{}", key.replace('_', "-")),
+            Origin::CommandLine | Origin::Environment(_) => self.by.place(key),
             Origin::File(_) => format!("`{key}`"),
         }
     }

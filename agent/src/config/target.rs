@@ -26,7 +26,7 @@ const LONGEST_CREDENTIAL: u64 = 4096;
 /// When it is no URL of a hub.
 pub fn hub_url(keys: &AgentKeys) -> Result<BaseUrl, ConfigError> {
     let Some(given) = &keys.hub_url else { return Ok(BaseUrl::default()) };
-    BaseUrl::parse(&given.value).map_err(|error| ConfigError::about(given, error))
+    BaseUrl::parse(&given.value).map_err(|error| ConfigError::naming(given, "hub_url", error))
 }
 
 /// A target in full. Without a hub its messages are printed, and need no client id.
@@ -43,7 +43,7 @@ pub fn understand(
     let env = keys
         .env
         .as_ref()
-        .map(|given| Env::parse(&given.value).map_err(|error| ConfigError::about(given, error)));
+        .map(|given| Env::parse(&given.value).map_err(|error| ConfigError::naming(given, "env", error)));
     let env = env.transpose()?.unwrap_or_default();
     let delivery = match (otlp(keys, env.clone())?, hub) {
         (Some(target), None) => Delivery::OtlpStdout(target),
@@ -74,6 +74,7 @@ pub fn understand(
         delivery,
         request_log,
         sync_interval: keys.sync_interval.as_ref().map(|interval| interval.value),
+        origins: keys.origins(),
     })
 }
 
@@ -90,7 +91,7 @@ fn otlp(keys: &TargetKeys, env: Env) -> Result<Option<OtlpTarget>, ConfigError> 
     let TargetKeys { client_id, otlp_endpoint, otlp_headers, .. } = keys;
     let token = write_token(keys)?;
     let parse = |given: &Given<String>| {
-        Endpoint::parse(&given.value).map_err(|error| ConfigError::about(given, error))
+        Endpoint::parse(&given.value).map_err(|error| ConfigError::naming(given, "otlp_endpoint", error))
     };
     let endpoint = otlp_endpoint.as_ref().map(parse).transpose()?;
     if token.is_none() && endpoint.is_none() {
@@ -102,12 +103,13 @@ fn otlp(keys: &TargetKeys, env: Env) -> Result<Option<OtlpTarget>, ConfigError> 
             (None, Some(endpoint)) => endpoint.name("otlp_endpoint"),
             (None, None) => String::new(),
         };
-        return Err(ConfigError::about(client_id, ValueError::TwoWays { name }));
+        let client_id_name = client_id.name("client_id");
+        return Err(ConfigError::about(client_id, ValueError::TwoWays { name, client_id: client_id_name }));
     }
     let mut headers = Vec::new();
     if let Some(given) = otlp_headers {
         let name = match given.by {
-            Origin::CommandLine => "--otlp-header".to_owned(),
+            Origin::CommandLine | Origin::Environment(_) => "--otlp-header".to_owned(),
             Origin::File(_) => "`otlp_headers`".to_owned(),
         };
         if token.is_some() {
@@ -128,11 +130,11 @@ fn write_token(keys: &TargetKeys) -> Result<Option<WriteToken>, ConfigError> {
     let Some(given) = &keys.write_token else { return Ok(None) };
     let parsed = match &given.value {
         Credential::Text(text) => WriteToken::parse(text).map_err(ValueError::from),
-        Credential::File(path) => {
-            WriteToken::parse(&read(path)?).map_err(|_| ValueError::WriteTokenFile { path: path.clone() })
-        }
+        Credential::File(path) => read(path).and_then(|text| {
+            WriteToken::parse(&text).map_err(|_| ValueError::WriteTokenFile { path: path.clone() })
+        }),
     };
-    parsed.map(Some).map_err(|error| ConfigError::about(given, error))
+    parsed.map(Some).map_err(|error| ConfigError::naming(given, "write_token", error))
 }
 
 /// How exchanges become counts, and what is said of the app: what a run and a replay have in common.
@@ -183,18 +185,18 @@ fn client_id(keys: &TargetKeys) -> Result<Option<ClientId>, ConfigError> {
     let parsed = match &given.value {
         Credential::Text(text) => ClientId::parse(text).map_err(ValueError::from),
         // Its text is not shown: whoever names the wrong file may have named one with a secret.
-        Credential::File(path) => {
-            ClientId::parse(&read(path)?).map_err(|_| ValueError::ClientIdFile { path: path.clone() })
-        }
+        Credential::File(path) => read(path).and_then(|text| {
+            ClientId::parse(&text).map_err(|_| ValueError::ClientIdFile { path: path.clone() })
+        }),
     };
-    parsed.map(Some).map_err(|error| ConfigError::about(given, error))
+    parsed.map(Some).map_err(|error| ConfigError::naming(given, "client_id", error))
 }
 
-fn read(path: &Path) -> Result<String, ConfigError> {
+fn read(path: &Path) -> Result<String, ValueError> {
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(LONGEST_CREDENTIAL).read_to_string(&mut text))
-        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        .map_err(|error| ValueError::Unreadable { path: path.to_owned(), error })?;
     Ok(text)
 }
 

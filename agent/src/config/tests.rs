@@ -1,6 +1,6 @@
 use std::fs;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 
 use super::*;
 use crate::{
@@ -16,7 +16,7 @@ const TOKEN: &str = "apt_A1b2C3d4E5f6G7h8I9j0K1l2";
 fn cli(words: &str) -> Result<Cli, String> {
     let words = words.replace("OTHER", OTHER_ID).replace("ID", ID).replace("TOKEN", TOKEN);
     let words = std::iter::once("apitally-agent").chain(words.split_whitespace());
-    Cli::try_parse_from(words).map_err(|error| error.to_string())
+    Cli::of(words).map_err(|error| error.to_string())
 }
 
 fn config(words: &str) -> Result<Config, String> {
@@ -54,16 +54,19 @@ fn what_cannot_be_used_is_named() {
     check("--pid -4 --dry-run", "unexpected argument");
     check("--port 0 --dry-run", "0 is not in 1..=65535");
     check("--port 70000 --dry-run", "70000 is not in 1..=65535");
-    check("--pid 1 --client-id 42", "client id");
-    check("--pid 1 --client-id ID --env no/slash", "env");
-    check("--pid 1 --client-id ID --hub-url gopher://x", "scheme");
-    check("--pid 1 --write-token apt_short", "write token is not usable");
+    check("--pid 1 --client-id 42", "--client-id: client id is not a UUID");
+    check("--pid 1 --client-id ID --env no/slash", "--env: environment name");
+    check("--pid 1 --client-id ID --hub-url gopher://x", "--hub-url: hub URL has the scheme");
+    check("--pid 1 --write-token apt_short", "--write-token: write token is not usable");
     check(
         "--pid 1 --write-token TOKEN --client-id ID",
-        "--write-token and a client id are two ways to report",
+        "--write-token and --client-id are two ways to report",
     );
-    check("--pid 1 --otlp-endpoint http://h --client-id ID", "--otlp-endpoint and a client id");
-    check("--pid 1 --dry-run --otlp-endpoint localhost:4318", "OTLP endpoint has the scheme `localhost`");
+    check("--pid 1 --otlp-endpoint http://h --client-id ID", "--otlp-endpoint and --client-id");
+    check(
+        "--pid 1 --dry-run --otlp-endpoint localhost:4318",
+        "--otlp-endpoint: OTLP endpoint has the scheme `localhost`",
+    );
     check("--pid 1 --otlp-endpoint http://h --otlp-header hunter2", "--otlp-header: a header for the OTLP");
     check("--pid 1 --write-token TOKEN --otlp-header a:b", "--otlp-header goes to a collector");
     check("--pid 1 --dry-run --consumer-header a:b", "--consumer-header: \"a:b\" is not a header name");
@@ -201,7 +204,7 @@ fn what_is_wrong_in_a_file_is_said_with_its_place() {
     );
     check(
         "openapi = \"ftp://h/openapi.json\"",
-        "agent.toml:3:11: --openapi \"ftp://h/openapi.json\" is no URL that can be fetched: the scheme is ftp; give a \
+        "agent.toml:3:11: `openapi`: \"ftp://h/openapi.json\" is no URL that can be fetched: the scheme is ftp; give a \
          file, or an http or https URL",
     );
     check(
@@ -262,9 +265,9 @@ fn what_is_wrong_in_a_file_is_said_with_its_place() {
     );
     check(
         "consumer_key_file = \"secret\"",
-        "secret: the key has 7 bytes, without blanks around it; it needs at least 16; `openssl rand -hex 32` makes a good one",
+        "agent.toml:3:21: secret: the key has 7 bytes, without blanks around it; it needs at least 16; `openssl rand -hex 32` makes a good one",
     );
-    check("consumer_file = \"names.csv\"", "names.csv:2: the identifier is empty");
+    check("consumer_file = \"names.csv\"", "agent.toml:3:17: names.csv:2: the identifier is empty");
     check(
         "port = 80",
         "agent.toml:1:1: [[target]]: `pid` and `port` are two targets; give each a table of its own",
@@ -356,8 +359,8 @@ fn agent_wide_values_of_a_file_are_checked_too() {
 fn a_target_of_a_file_needs_a_client_id() {
     let (_, message) = *with_file("[[target]]\npid = 7", "").unwrap_err();
     assert!(message.starts_with("agent.toml:2:7: no client id: give --client-id UUID"), "{message}");
-    let (error, _) = *with_file("client_id_file = \"none\"\n[[target]]\npid = 7", "").unwrap_err();
-    assert!(matches!(error, ConfigError::Unreadable { .. }), "{error}");
+    let (_, message) = *with_file("client_id_file = \"none\"\n[[target]]\npid = 7", "").unwrap_err();
+    assert!(message.starts_with("agent.toml:1:18: cannot read none: No such file"), "{message}");
     with_file("client_id_file = \"id\"\n[[target]]\npid = 7", "").unwrap();
 }
 
@@ -516,6 +519,28 @@ fn what_a_collector_gets_is_not_hashed_with_a_key_that_all_know() {
     used(&format!("{secret}{to}"), "--write-token TOKEN");
     used(&secret, "--client-id ID");
     used(&secret, "--dry-run");
+}
+
+#[test]
+fn who_gave_a_value_is_known() {
+    let text = "client_id = \"ID\"\nlog_level = \"debug\"\n[[target]]\npid = 7\nconsumers = [{ basic_user = true }]\n\
+                [target.request_log]\nenabled = true";
+    let config = with_file(text, "--env prod").unwrap();
+    let places = |origins: &Origins| {
+        let place = |(key, origin): &(&'static str, Origin)| {
+            let place = origin.place(key);
+            format!("{key} {}", place.rsplit('/').next().unwrap_or_default())
+        };
+        origins.iter().map(place).collect::<Vec<_>>()
+    };
+    assert_eq!(places(&config.origins), ["log_level agent.toml:2:13"]);
+    let want = [
+        "client_id agent.toml:1:13",
+        "env --env",
+        "consumers agent.toml:5:13",
+        "request_log.enabled agent.toml:7:11",
+    ];
+    assert_eq!(places(&config.targets[0].origins), want);
 }
 
 #[test]

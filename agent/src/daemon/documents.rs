@@ -4,8 +4,8 @@ use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use crate::{
-    config::RouteConfig,
-    openapi::{Document, SourceError},
+    config::{ConfigError, RouteConfig},
+    openapi::Document,
 };
 
 /// The document as it is known, and where news of it comes from.
@@ -20,9 +20,9 @@ impl Documents {
     ///
     /// # Errors
     /// When it cannot be got, or is none that can be used.
-    pub async fn open(routes: &RouteConfig) -> Result<Self, SourceError> {
+    pub async fn open(routes: &RouteConfig) -> Result<Self, ConfigError> {
         let Some(mut source) = routes.source()? else { return Ok(Self::default()) };
-        let document = source.load().await?;
+        let document = source.load().await.map_err(|error| routes.about_openapi(error))?;
         Ok(Self { current: Some(document), changed: Some(source.follow()) })
     }
 

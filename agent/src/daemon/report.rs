@@ -110,11 +110,11 @@ impl Report {
             self.timer = Timer::start(Instant::now(), &self.sink, &config);
         }
         self.names = config.names.take().map(names::follow);
-        if config.routes.openapi != self.config.routes.openapi {
+        if config.routes.openapi() != self.config.routes.openapi() {
             let last = self.documents.current.take();
             self.documents = Documents::expect(&config.routes);
             // Until there is news, the last one is better than none.
-            self.documents.current = last.filter(|_| config.routes.openapi.is_some());
+            self.documents.current = last.filter(|_| config.routes.openapi().is_some());
         }
         self.config = config;
         self.declare_routes();

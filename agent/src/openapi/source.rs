@@ -18,7 +18,6 @@ use tokio::{sync::mpsc, task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
 use super::document::{Document, DocumentError, MAX_DOCUMENT};
-use crate::exit::Exit;
 
 /// From the connection to the last byte of the document.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,9 +55,9 @@ struct Stamp {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("--openapi is empty; give a file or a URL like https://example.com/openapi.json")]
+    #[error("it is empty; give a file or a URL like https://example.com/openapi.json")]
     Empty,
-    #[error("--openapi {saw:?} is no URL that can be fetched: {cause}; give a file, or an http or https URL")]
+    #[error("{saw:?} is no URL that can be fetched: {cause}; give a file, or an http or https URL")]
     Url { saw: String, cause: String },
     #[error("cannot read the OpenAPI document {}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
@@ -73,20 +72,22 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    pub fn exit(&self) -> Exit {
+    /// Whether it is the origin's name that means nothing: nobody has looked there.
+    pub fn is_misspelt(&self) -> bool {
+        matches!(self, Self::Empty | Self::Url { .. })
+    }
+
+    /// Whether the document could not be had at all, as opposed to what is in it.
+    pub fn is_unreadable(&self) -> bool {
         match self {
-            Self::Empty | Self::Url { .. } => Exit::Usage,
-            Self::File { .. }
-            | Self::NotAFile { .. }
-            | Self::Fetch { .. }
-            | Self::Status { .. }
-            | Self::Document { .. } => Exit::NoInput,
+            Self::File { .. } | Self::NotAFile { .. } | Self::Fetch { .. } | Self::Status { .. } => true,
+            Self::Empty | Self::Url { .. } | Self::Document { .. } => false,
         }
     }
 }
 
 impl OpenApiSource {
-    /// Reads the value of `--openapi`: what has a scheme is a URL, everything else a file. Nothing is loaded yet.
+    /// Reads what names a document: what has a scheme is a URL, everything else a file. Nothing is loaded yet.
     ///
     /// # Errors
     /// When it is a URL that cannot be fetched by HTTP.

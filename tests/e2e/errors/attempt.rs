@@ -16,8 +16,10 @@ use tests::scratch::Scratch;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const USAGE: i32 = 64;
+pub const NO_INPUT: i32 = 66;
 pub const UNAVAILABLE: i32 = 69;
 pub const NO_PERMISSION: i32 = 77;
+pub const CONFIG: i32 = 78;
 
 /// A command line of the agent, and where it runs.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ fn value_from_the_environment_is_refused_like_a_flag() {
     let _machine = machine::in_company();
     let check = |name: &str, value: &str, part: &str| {
         let attempt = Attempt::of("--pid 1 --dry-run").env(name, value);
-        attempt.run().assert_refused(USAGE, &[part]);
+        attempt.run().assert_refused(USAGE, &[&format!("{name}: "), part]);
     };
     check("APITALLY_CLIENT_ID", "", "client id is not a UUID: saw \"\"");
     check("APITALLY_CLIENT_ID", "my app", "saw \"my app\"");
