@@ -118,6 +118,17 @@ pub struct TargetConfig {
 pub enum Warning {
     #[error("any user of this host can read {}; with the key in it, hashed consumers can be found out", path.display())]
     OpenKey { path: PathBuf },
+    #[error(
+        "any user of this host can read {}; with the write token in it, anybody can report as this app: chmod 600, \
+         or keep it in a file of its own", path.display()
+    )]
+    OpenToken { path: PathBuf },
+    /// Whoever has the client id has the key that is made from it.
+    #[error(
+        "any user of this host can read {}; with the client id in it, hashed consumers can be found out: chmod 600, or \
+         name a key with `consumer_key_file`", path.display()
+    )]
+    OpenClientId { path: PathBuf },
 }
 
 /// What the user says about an app, beyond what can be seen of it.

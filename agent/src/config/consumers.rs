@@ -71,6 +71,8 @@ pub struct Consumers {
     pub names: Option<NamesFile>,
     /// The file with the key of hashed identifiers, when any user of this host can read it.
     pub open_key: Option<PathBuf>,
+    /// Whether identifiers leave as hashes whose key is made from the credential.
+    pub by_credential: bool,
 }
 
 impl ConsumerKeys {
@@ -140,8 +142,10 @@ impl ConsumerKeys {
         // Without one it serves to find names alone, which stays between us and the file.
         let default = || Key::from_client_id(credential.unwrap_or_default());
         let key = key_file.map_or_else(default, |file| file.key);
+        let mut by_credential = false;
         let rules = list(self.rules.as_ref()).map(|rule| {
             let understood = rule.understand(self.hash.as_ref())?;
+            by_credential |= understood.hashes() && self.key_file.is_none();
             if understood.hashes() && !has_key { Err(rule.source.without_key()) } else { Ok(understood) }
         });
         let rules = ConsumerRules::new(key, rules.collect::<Result<_, _>>()?);
@@ -159,7 +163,7 @@ impl ConsumerKeys {
             rules = rules.with_names(Arc::new(table));
         }
         let open_key = self.key_file.as_ref().filter(|_| is_open).map(|path| path.value.clone());
-        Ok(Consumers { rules, names, open_key })
+        Ok(Consumers { rules, names, open_key, by_credential })
     }
 
     fn about_all<T>(&self, given: Option<&Given<T>>, key: &str, error: RuleError) -> ConfigError {

@@ -1,6 +1,11 @@
 //! What the keys of a target mean.
 
-use std::{fs::File, io::Read as _, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     AppConfig, ConfigError, Delivery, HubTarget, OtlpTarget, RouteConfig, SHORTEST_SYNC_INTERVAL,
@@ -11,7 +16,7 @@ use super::{
 };
 use crate::{
     cli::ResponseTimeArg,
-    consumer_files::NamesFile,
+    consumer_files::{NamesFile, is_world_readable},
     hub::{BaseUrl, ClientId, Env},
     otlp::{Destination, Endpoint, Header, WriteToken},
     pipeline::{Policy, ResponseTime, counters::Distributions, detail::Keep},
@@ -158,7 +163,8 @@ pub fn count(keys: &TargetKeys) -> Result<Counted, ConfigError> {
         // What is only printed here needs no credential.
         (None, None) => Some(String::new()),
     };
-    let Consumers { rules, names, open_key } = keys.consumers.understand(credential.as_deref())?;
+    let Consumers { rules, names, open_key, by_credential } =
+        keys.consumers.understand(credential.as_deref())?;
     let response_time = match keys.response_time.as_ref().map(|given| given.value) {
         None | Some(ResponseTimeArg::LastByte) => ResponseTime::LastByte,
         Some(ResponseTimeArg::FirstByte) => ResponseTime::FirstByte,
@@ -176,7 +182,13 @@ pub fn count(keys: &TargetKeys) -> Result<Counted, ConfigError> {
         version: keys.app_version.as_ref().and_then(text),
         client: keys.client.as_ref().map(client).transpose()?,
     };
-    let warnings = open_key.map(|path| Warning::OpenKey { path }).into_iter().collect();
+    let mut warnings: Vec<Warning> = open_key.map(|path| Warning::OpenKey { path }).into_iter().collect();
+    let token = keys.write_token.as_ref().and_then(open_file);
+    warnings.extend(token.map(|path| Warning::OpenToken { path }));
+    if by_credential {
+        let client_id = keys.client_id.as_ref().and_then(open_file);
+        warnings.extend(client_id.map(|path| Warning::OpenClientId { path }));
+    }
     Ok(Counted { policy, app, names, routes, warnings })
 }
 
@@ -190,6 +202,16 @@ fn client_id(keys: &TargetKeys) -> Result<Option<ClientId>, ConfigError> {
         }),
     };
     parsed.map(Some).map_err(|error| ConfigError::naming(given, "client_id", error))
+}
+
+/// The file that a credential stands in, when any user of this host can read it.
+fn open_file(given: &Given<Credential>) -> Option<PathBuf> {
+    let path = match (&given.value, &given.by) {
+        (Credential::File(path), _) => path,
+        (Credential::Text(_), Origin::File(place)) => &*place.file,
+        (Credential::Text(_), Origin::CommandLine | Origin::Environment(_)) => return None,
+    };
+    is_world_readable(path).then(|| path.to_owned())
 }
 
 fn read(path: &Path) -> Result<String, ValueError> {

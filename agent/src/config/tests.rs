@@ -522,6 +522,46 @@ fn what_a_collector_gets_is_not_hashed_with_a_key_that_all_know() {
 }
 
 #[test]
+fn what_any_user_can_read_and_better_could_not_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let warnings = |mode, text: &str, words: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        let text = text.replace("ID", ID).replace("TOKEN", TOKEN);
+        for (name, content) in [("agent.toml", text.as_str()), ("id", ID), ("key", "0123456789abcdef")] {
+            fs::write(dir.path().join(name), content).unwrap();
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let config = Config::load(&RunArgs { config: Some(path), ..cli(words).unwrap().run }).unwrap();
+        let warnings = config.targets[0].warnings.iter().map(|warning| match warning {
+            Warning::OpenKey { path } => ("key", path),
+            Warning::OpenToken { path } => ("token", path),
+            Warning::OpenClientId { path } => ("client id", path),
+        });
+        let named = warnings.map(|(what, path)| format!("{what} in {}", path.file_name().unwrap().display()));
+        named.collect::<Vec<_>>()
+    };
+    let target = "[[target]]\npid = 7\n";
+    let token = format!("{target}write_token = \"TOKEN\"");
+    assert_eq!(warnings(0o644, &token, ""), ["token in agent.toml"]);
+    assert_eq!(warnings(0o640, &token, ""), [""; 0]);
+    assert_eq!(warnings(0o644, target, "--write-token TOKEN"), [""; 0]);
+
+    // A client id names an app. It is a secret where hashes are made by it.
+    let id = format!("{target}client_id = \"ID\"\n");
+    let hashed = format!("{id}consumers = [{{ header = \"X-API-Key\" }}]\n");
+    assert_eq!(warnings(0o644, &id, ""), [""; 0]);
+    assert_eq!(warnings(0o644, &hashed, ""), ["client id in agent.toml"]);
+    assert_eq!(warnings(0o600, &hashed, ""), [""; 0]);
+    assert_eq!(warnings(0o644, &hashed, "--consumer-hash never"), [""; 0]);
+    assert_eq!(
+        warnings(0o644, &hashed.replace("client_id = \"ID\"", "client_id_file = \"id\""), ""),
+        ["client id in id"]
+    );
+    assert_eq!(warnings(0o644, &format!("{hashed}consumer_key_file = \"key\""), ""), ["key in key"]);
+}
+
+#[test]
 fn who_gave_a_value_is_known() {
     let text = "client_id = \"ID\"\nlog_level = \"debug\"\n[[target]]\npid = 7\nconsumers = [{ basic_user = true }]\n\
                 [target.request_log]\nenabled = true";

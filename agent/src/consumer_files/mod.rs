@@ -145,9 +145,13 @@ impl KeyFile {
         let bytes = read(path, MAX_KEY_BYTES)?;
         let key =
             Key::from_secret(&bytes).map_err(|error| FileError::Key { path: path.to_owned(), error })?;
-        let mode = fs::metadata(path).map(|metadata| metadata.mode()).unwrap_or_default();
-        Ok(Self { key, is_world_readable: mode & 0o004 != 0 })
+        Ok(Self { key, is_world_readable: is_world_readable(path) })
     }
+}
+
+/// Whether any user of this host can read a file, as far as its own mode goes.
+pub fn is_world_readable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0)
 }
 
 /// The content of a file of at most `max` bytes.
