@@ -45,6 +45,8 @@ pub struct Learned {
 struct Node {
     /// In the order of their texts.
     children: Vec<(Box<str>, u32)>,
+    /// The child behind [`PARAM`]. It is asked for at each word, and to look among the others costs cache misses.
+    param: Option<u32>,
     /// Children that are no placeholders.
     words: usize,
     /// Those of them that came again.
@@ -100,12 +102,23 @@ impl Learned {
         }
     }
 
-    /// What `template` is by now: words of positions that have become crowded since it was given out are replaced.
-    pub fn settled(&self, template: &str) -> Result<RouteId, Box<str>> {
-        match self.known(template) {
-            Some(id) => Ok(id),
-            None => Err(self.template(template).unwrap_or_else(|| template.into())),
+    /// What a template that was found is by now: words of positions that have become crowded since are replaced. One
+    /// that stays what it was costs no allocation.
+    pub fn settled(&self, template: Box<str>) -> Result<RouteId, Box<str>> {
+        let (mut node, mut is_overtaken) = (self.nodes.first(), false);
+        for segment in template.split('/') {
+            let Some(here) = node else { break };
+            is_overtaken |= is_word(segment) && self.is_crowded(here);
+            node = here.child(segment).and_then(|child| self.nodes.get(child as usize));
         }
+        if let Some(id) = node.and_then(|node| node.route) {
+            return Ok(id);
+        }
+        if !is_overtaken {
+            return Err(template);
+        }
+        let now = self.template(&template).unwrap_or(template);
+        self.known(&now).ok_or(now)
     }
 
     /// Makes a template a route, unless there is no room.
@@ -155,7 +168,7 @@ impl Learned {
             self.note_again(at, child);
             return Some(id);
         }
-        let child = self.nodes.get(at as usize)?.child(PARAM)?;
+        let child = self.nodes.get(at as usize)?.param?;
         self.walk(child, left)
     }
 
@@ -195,7 +208,7 @@ impl Learned {
     fn is_crowded(&self, node: &Node) -> bool {
         let free = self.max.saturating_sub(self.routes);
         let is_half_full = free * 2 < self.max;
-        node.child(PARAM).is_some()
+        node.param.is_some()
             || node.words >= MOST
             || (node.words >= CROWD && node.words_again * 2 < node.words)
             || (is_half_full && node.words >= (2 * CROWD * free / self.max).max(1))
@@ -210,6 +223,9 @@ impl Learned {
             Err(place) => {
                 node.children.insert(place, (segment.into(), next));
                 node.words += usize::from(is_word(segment));
+                if segment == PARAM {
+                    node.param = Some(next);
+                }
                 self.nodes.push(Node::default());
                 next
             }

@@ -166,13 +166,10 @@ impl Routes {
     /// way the answer is the route it is by now.
     pub fn settle(&mut self, candidate: Box<str>, settle: Settle) -> Option<RouteId> {
         self.waiting = self.waiting.saturating_sub(candidate.len());
-        let template = match self.learned.settled(&candidate) {
+        let template = match self.learned.settled(candidate) {
             Ok(id) => return Some(id),
             Err(template) => template,
         };
-        if let Ok(id) = self.learned.settled(&template) {
-            return Some(id);
-        }
         if settle == Settle::Drop || !self.learned.has_room() {
             return None;
         }
