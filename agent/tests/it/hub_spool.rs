@@ -65,9 +65,10 @@ fn an_hour_without_a_hub_and_three_agents_costs_nothing() {
             second.fetch_add(10, Relaxed);
         }
         if agent < 2 {
-            reporter.eventually("all are on disk", |state| state.queued > 0 && state.spool.in_memory == 0);
-            let delivery = reporter.finish(BRIEF);
             let waiting = usize::try_from((agent + 1) * EACH).unwrap();
+            reporter
+                .eventually("all are on disk", |state| state.queued == waiting && state.spool.in_memory == 0);
+            let delivery = reporter.finish(BRIEF);
             assert_eq!(delivery, Delivery { delivered: 0, undelivered: waiting, kept: waiting });
             continue;
         }
