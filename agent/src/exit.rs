@@ -44,9 +44,7 @@ pub enum Failure {
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
-    Hub(#[from] crate::hub::StartError),
-    #[error(transparent)]
-    Otlp(#[from] crate::otlp::StartError),
+    Delivery(#[from] crate::delivery::StartError),
     #[error(transparent)]
     Status(#[from] crate::status::client::StatusError),
     #[error("{}: {error}", path.display())]
@@ -64,7 +62,7 @@ impl Failure {
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,
             Self::Host(_) | Self::Discover(_) | Self::Load(_) => Exit::Unavailable,
-            Self::Hub(_) | Self::Otlp(_) | Self::Io { .. } => Exit::Software,
+            Self::Delivery(_) | Self::Io { .. } => Exit::Software,
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod pipeline;
 
 pub mod request_log;
 
+pub mod delivery;
 pub mod hub;
 pub mod machine;
 pub mod openapi;

@@ -347,7 +347,8 @@ fn agent_wide_values_of_a_file_are_checked_too() {
     };
     check(
         "hub_url = \"ftp://x\"",
-        "agent.toml:1:11: hub URL has the scheme `ftp`; only https and http can be used",
+        "agent.toml:1:11: hub URL has the scheme `ftp`; only https and http can be used; write it like \
+         https://hub.apitally.io, the client id is an option of its own",
     );
     check(
         "ring_bytes = 5000",

@@ -14,9 +14,10 @@ use uuid::Uuid;
 use super::LAST_WORDS;
 use crate::{
     config::{AppConfig, OtlpTarget},
+    delivery::StartError,
     dry_run,
     hub::{App, Resources, Startup},
-    otlp::{Capture, Export, Exporter, Otlp, OtlpConfig, OtlpState, Pace, ProcessUse, Service, StartError},
+    otlp::{Capture, Export, Exporter, Otlp, OtlpConfig, OtlpState, Pace, ProcessUse, Service},
     pipeline::counters::Counts,
     request_log::{RequestLog, item::WallClock, mask::Style, policy::LogPolicy},
     watch::Target,

@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     config::{Delivery, HubTarget, TargetConfig},
+    delivery::StartError,
     dry_run,
     exit::Failure,
-    hub::{App, Hub, HubConfig, HubState, Instance, Pace, Resources, StartError, Startup, Sync},
+    hub::{App, Hub, HubConfig, HubState, Instance, Pace, Resources, Startup, Sync},
     machine,
     pipeline::{counters::Counts, ledger::Ledger},
     request_log::{RequestLog, item::WallClock, policy::LogPolicy},

@@ -17,7 +17,6 @@ use std::{
 use reqwest::{
     StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
-    redirect,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -29,19 +28,21 @@ use uuid::Uuid;
 
 use super::{
     config::{BaseUrl, ClientId, Env},
-    failure::Failure,
     message::{Startup, Sync},
     queue::{Dropped, Kind, Message, Queue, RULES},
     schedule::Pace,
 };
-use crate::request_log::file::LogFile;
-use crate::spool::{Clock, Entry, Id, Receipt, STALLED, Spool, SpoolState};
+use crate::{
+    delivery::{Delivery, Failure, Outage, StartError, http_client},
+    request_log::file::LogFile,
+    spool::{Clock, Entry, Id, Receipt, STALLED, Spool, SpoolState},
+};
 
 /// Messages on their way into the queue. Only a stalled runtime lets them pile up; then they are dropped and
 /// counted as `queue_full`.
 const INBOX: usize = 1024;
-/// How often a failing hub is worth a line in the log.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+/// Kept within a round, not until the next: by then the other side has often closed it.
+const IDLE: Duration = Duration::from_secs(5);
 /// Log files are not kept back for longer, whatever the hub says.
 const LONGEST_PAUSE: Duration = Duration::from_secs(31 * 24 * 3600);
 /// At the end, for what was handed over last to get to the disk.
@@ -67,10 +68,6 @@ impl HubConfig {
         Self { base_url, client_id, env, timeout, pace, state_dir: None, clock }
     }
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set up the HTTP client for the hub; look at SSL_CERT_FILE and the proxy variables: {0}")]
-pub struct StartError(reqwest::Error);
 
 /// Handle of the delivery for one client id and environment. Dropped without [`Hub::finish`], it leaves what is
 /// queued unsent.
@@ -128,16 +125,6 @@ pub enum Answer {
     NoLogs(Duration),
 }
 
-/// What became of the messages when the delivery ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// Since [`Hub::finish`] was called.
-    pub delivered: u64,
-    pub undelivered: usize,
-    /// Those of the undelivered that are on disk: the next agent sends them.
-    pub kept: usize,
-}
-
 enum Command {
     Send(Message),
     Finish { deadline: Instant },
@@ -147,20 +134,10 @@ impl Hub {
     /// Spawns the delivery. It begins with what an earlier run left, which is looked for now: waits for the disk. Needs
     /// a tokio runtime around it.
     ///
-    /// Proxies and certificates come from the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`,
-    /// `SSL_CERT_FILE`.
-    ///
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub fn start(config: HubConfig) -> Result<Self, StartError> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("apitally-agent/", env!("CARGO_PKG_VERSION")))
-            .timeout(config.timeout)
-            .redirect(redirect::Policy::none())
-            // Kept within a round, not until the next: by then the other side has often closed it.
-            .pool_idle_timeout(Duration::from_secs(5))
-            .build()
-            .map_err(StartError)?;
+        let http = http_client(config.timeout, IDLE)?;
         let destination = format!("hub {} {} {}", config.base_url, config.client_id, config.env);
         let spool = Spool::open(config.state_dir.as_deref(), &destination, RULES, &config.clock.now());
         let settled = spool.settled().clone();
@@ -174,8 +151,7 @@ impl Hub {
             catching_up: !spool.is_empty(),
             queue: Queue::new(spool),
             finish: None,
-            outage: None,
-            last_warned: None,
+            outage: Outage::default(),
             config,
         };
         task.publish();
@@ -245,22 +221,13 @@ struct Task {
     /// Messages wait that others may have too: of an outage, or of an earlier run.
     catching_up: bool,
     finish: Option<Finish>,
-    outage: Option<Outage>,
-    last_warned: Option<Instant>,
+    outage: Outage,
 }
 
 #[derive(Clone, Copy)]
 struct Finish {
     deadline: Instant,
     delivered_before: u64,
-}
-
-/// From a message that failed all its tries to a round without such.
-#[derive(Clone, Copy)]
-struct Outage {
-    since: Instant,
-    /// There was a line about it in the log.
-    warned: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -513,7 +480,7 @@ impl Task {
             }
             Answer::UnknownClientId => {
                 self.state.condition = Condition::Stopped;
-                self.outage = None;
+                self.outage.end();
                 error!(
                     host,
                     env,
@@ -525,21 +492,17 @@ impl Task {
 
     /// Says that the hub can be reached again, if it was said that it cannot.
     fn note_recovery(&mut self) {
-        if let Some(Outage { since, warned: true }) = self.outage.take() {
+        if let Some(away) = self.outage.end() {
             let (host, env) = (self.config.base_url.host(), self.config.env.as_str());
-            info!(host, env, away_s = since.elapsed().as_secs(), "hub is back, everything is delivered");
+            info!(host, env, away_s = away.as_secs(), "hub is back, everything is delivered");
         }
     }
 
     /// Says that the hub cannot be reached, but not too often.
     fn note_failure(&mut self, kind: Kind, failure: &Failure) {
-        let now = Instant::now();
-        let outage = self.outage.get_or_insert(Outage { since: now, warned: false });
-        if self.last_warned.is_some_and(|last| now - last < WARN_EVERY) {
+        if !self.outage.goes_on() {
             return;
         }
-        outage.warned = true;
-        self.last_warned = Some(now);
         warn!(
             host = self.config.base_url.host(),
             env = self.config.env.as_str(),

@@ -5,6 +5,8 @@ use std::fmt;
 use reqwest::Url;
 use uuid::Uuid;
 
+use crate::delivery::{Address, AddressError};
+
 /// Which app the messages belong to. Not a secret, but kept out of logs all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientId(Uuid);
@@ -79,71 +81,43 @@ impl fmt::Display for Env {
     }
 }
 
-/// The hub's address without trailing slashes; may have a path, for relays that live below one.
+/// The hub's address; may have a path, for relays that live below one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseUrl {
-    text: String,
-    /// Host, and port if there is one: what logs call the hub.
-    host: String,
-}
+pub struct BaseUrl(Address);
 
 #[derive(Debug, thiserror::Error)]
-pub enum BaseUrlError {
-    #[error("hub URL is not a URL: saw {saw:?} ({reason}); write it like https://hub.apitally.io")]
-    NotAUrl { saw: String, reason: String },
-    #[error("hub URL has the scheme `{0}`; only https and http can be used")]
-    Scheme(String),
-    /// Does not repeat the URL: what it found may be a password.
-    #[error(
-        "hub URL has more than a host and a path; leave out user, password, query and fragment \
-         (the client id is an option of its own)"
-    )]
-    MoreThanHostAndPath,
-}
+#[error("hub URL {0}; write it like {DEFAULT_URL}, the client id is an option of its own")]
+pub struct BaseUrlError(AddressError);
+
+const DEFAULT_URL: &str = "https://hub.apitally.io";
 
 impl BaseUrl {
     /// # Errors
     /// Whatever is not `http(s)://host[:port][/path]`.
     pub fn parse(text: &str) -> Result<Self, BaseUrlError> {
-        let text = text.trim();
-        let url = Url::parse(text).map_err(|error| {
-            // What does not parse may still have a password in front of an `@`.
-            let saw = text.rsplit('@').next().unwrap_or_default().to_owned();
-            BaseUrlError::NotAUrl { saw, reason: error.to_string() }
-        })?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(BaseUrlError::Scheme(url.scheme().to_owned()));
-        }
-        let has_user = !url.username().is_empty() || url.password().is_some();
-        if has_user || url.query().is_some() || url.fragment().is_some() {
-            return Err(BaseUrlError::MoreThanHostAndPath);
-        }
-        let name = url.host_str().expect("an http URL that parsed has a host");
-        let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
-        Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), host })
+        Address::parse(text).map(Self).map_err(BaseUrlError)
     }
 
     pub fn host(&self) -> &str {
-        &self.host
+        self.0.host()
     }
 
     /// Where messages of this kind go.
     pub(super) fn endpoint(&self, client_id: &ClientId, env: &Env, kind: &str) -> Url {
-        let Self { text, .. } = self;
-        Url::parse(&format!("{text}/v2/{client_id}/{env}/{kind}"))
-            .expect("a valid URL with plain segments added is a valid URL")
+        self.0.below(&format!("/v2/{client_id}/{env}/{kind}"))
     }
 }
 
+/// Apitally's.
 impl Default for BaseUrl {
     fn default() -> Self {
-        Self { text: "https://hub.apitally.io".to_owned(), host: "hub.apitally.io".to_owned() }
+        Self::parse(DEFAULT_URL).expect("it is one")
     }
 }
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        self.0.fmt(f)
     }
 }
 
@@ -206,8 +180,8 @@ mod tests {
     }
 
     #[test]
-    fn default_base_url_is_a_valid_one() {
-        assert_eq!(BaseUrl::parse(BaseUrl::default().to_string().as_str()).unwrap(), BaseUrl::default());
+    fn default_base_url_is_apitallys() {
+        assert_eq!(BaseUrl::default().to_string(), "https://hub.apitally.io");
     }
 
     #[test]

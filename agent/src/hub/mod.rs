@@ -12,16 +12,14 @@
 mod announce;
 mod client;
 mod config;
-mod failure;
 mod instance;
 mod message;
 mod queue;
 mod schedule;
 
 pub use announce::Announcements;
-pub use client::{Answer, Condition, Delivery, Hub, HubConfig, HubState, LastAnswer, StartError};
+pub use client::{Answer, Condition, Hub, HubConfig, HubState, LastAnswer};
 pub use config::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError};
-pub use failure::Failure;
 pub use instance::Instance;
 pub use message::{App, ConsumerItem, PathItem, RequestsItem, Resources, Startup, Sync};
 pub use queue::Dropped;

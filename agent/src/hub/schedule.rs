@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::delivery::Due;
+
 /// Interval while the watch is young, so that a new app shows up quickly.
 const YOUNG_INTERVAL: Duration = Duration::from_secs(10);
 /// A watch is young this long.
@@ -13,33 +15,24 @@ const INTERVAL: Duration = Duration::from_secs(60);
 pub struct SyncTimer {
     started: Instant,
     fixed_interval: Option<Duration>,
-    next: Instant,
+    due: Due,
 }
 
 impl SyncTimer {
     /// `fixed_interval` replaces the protocol's own.
     pub fn start(now: Instant, fixed_interval: Option<Duration>) -> Self {
-        Self { started: now, fixed_interval, next: now }
+        Self { started: now, fixed_interval, due: Due { next: now } }
     }
 
     pub fn next_due(&self) -> Instant {
-        self.next
+        self.due.next
     }
 
-    /// Is a sync due? If so, it is taken as sent, and the next one is due an interval later. Intervals do not
-    /// drift; those missed (a suspended machine) are not made up for.
+    /// Is a sync due? If so, it is taken as sent, and the next one is due an interval later.
     pub fn take_due(&mut self, now: Instant) -> bool {
-        if now < self.next {
-            return false;
-        }
         let age = now.saturating_duration_since(self.started);
         let protocols_own = if age < YOUNG { YOUNG_INTERVAL } else { INTERVAL };
-        let interval = self.fixed_interval.unwrap_or(protocols_own);
-        self.next += interval;
-        if self.next <= now {
-            self.next = now + interval;
-        }
-        true
+        self.due.take(now, || self.fixed_interval.unwrap_or(protocols_own))
     }
 }
 

@@ -20,7 +20,6 @@ use prost::Message as _;
 use reqwest::{
     RequestBuilder, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE},
-    redirect,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -35,21 +34,15 @@ use super::{
     queue::{Dropped, Queue},
     schedule::{INTERVAL, asked_for},
 };
-use crate::hub::{Delivery, Failure};
+use crate::delivery::{Delivery, Failure, Outage, StartError, http_client};
 
 /// Batches on their way into the queue. Only a stalled runtime lets them pile up; then they are dropped and counted
 /// as `queue_full`.
 const INBOX: usize = 1024;
-/// How often an endpoint that fails, or refuses, is worth a line in the log.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+/// Kept within a round, not until the next: by then the other side has often closed it.
+const IDLE: Duration = Duration::from_secs(4);
 /// Bytes of a reply that are looked at.
 const MAX_REPLY: usize = 64 * 1024;
-
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot set up the HTTP client for the OTLP endpoint; look at SSL_CERT_FILE and the proxy variables: {0}"
-)]
-pub struct StartError(reqwest::Error);
 
 /// Handle of the delivery to one endpoint. Dropped without [`Otlp::finish`], it leaves what is queued unsent.
 #[derive(Debug)]
@@ -114,20 +107,10 @@ enum Command {
 impl Otlp {
     /// Spawns the delivery; nothing is sent until there is a payload. Needs a tokio runtime around it.
     ///
-    /// Proxies and certificates come from the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`,
-    /// `SSL_CERT_FILE`.
-    ///
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub fn start(config: OtlpConfig) -> Result<Self, StartError> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("apitally-agent/", env!("CARGO_PKG_VERSION")))
-            .timeout(config.timeout)
-            .redirect(redirect::Policy::none())
-            // Kept within a round, not until the next: by then the other side has often closed it.
-            .pool_idle_timeout(Duration::from_secs(4))
-            .build()
-            .map_err(StartError)?;
+        let http = http_client(config.timeout, IDLE)?;
         let (inbox, commands) = mpsc::channel(INBOX);
         let (publish, state) = watch::channel(OtlpState::default());
         let task = Task {
@@ -139,8 +122,7 @@ impl Otlp {
             queue: Queue::default(),
             sending: None,
             finish: None,
-            outage: None,
-            last_warned: None,
+            outage: Outage::default(),
         };
         Ok(Self { inbox, state, overflow: AtomicU64::new(0), task: tokio::spawn(task.run()) })
     }
@@ -191,22 +173,13 @@ struct Task {
     /// Length of the payload that is out of the queue and not yet answered.
     sending: Option<usize>,
     finish: Option<Finish>,
-    outage: Option<Outage>,
-    last_warned: Option<Instant>,
+    outage: Outage,
 }
 
 #[derive(Clone, Copy)]
 struct Finish {
     deadline: Instant,
     delivered_before: u64,
-}
-
-/// From a payload that could not be delivered to a round without such.
-#[derive(Clone, Copy)]
-struct Outage {
-    since: Instant,
-    /// There was a line about it in the log.
-    warned: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -353,7 +326,7 @@ impl Task {
 
     /// The endpoint has decided about a payload.
     fn settle(&mut self, signal: Signal, answer: Answer) {
-        let may_warn = answer != Answer::Delivered { rejected: 0 } && self.may_warn();
+        let may_warn = answer != Answer::Delivered { rejected: 0 } && self.outage.may_warn();
         let (host, env, kind) = (self.config.endpoint.host(), self.config.env.as_str(), signal.as_str());
         match answer {
             Answer::Delivered { rejected } => {
@@ -394,23 +367,15 @@ impl Task {
 
     /// Says that the endpoint can be reached again, if it was said that it cannot.
     fn note_recovery(&mut self) {
-        if let Some(Outage { since, warned: true }) = self.outage.take() {
+        if let Some(away) = self.outage.end() {
             let (host, env) = (self.config.endpoint.host(), self.config.env.as_str());
-            info!(
-                host,
-                env,
-                away_s = since.elapsed().as_secs(),
-                "the OTLP endpoint is back, everything is delivered"
-            );
+            info!(host, env, away_s = away.as_secs(), "the OTLP endpoint is back, everything is delivered");
         }
     }
 
     /// Says that the endpoint cannot be reached, but not too often.
     fn note_failure(&mut self, signal: Signal, failure: &Failure) {
-        let warned = self.may_warn();
-        let outage = self.outage.get_or_insert(Outage { since: Instant::now(), warned: false });
-        outage.warned |= warned;
-        if warned {
+        if self.outage.goes_on() {
             warn!(
                 host = self.config.endpoint.host(),
                 env = self.config.env.as_str(),
@@ -421,16 +386,6 @@ impl Task {
                 "the OTLP endpoint took no payload, keeping it for later"
             );
         }
-    }
-
-    /// Whether it is time for another warning; if so, it is taken as given.
-    fn may_warn(&mut self) -> bool {
-        let now = Instant::now();
-        let may = self.last_warned.is_none_or(|last| now - last >= WARN_EVERY);
-        if may {
-            self.last_warned = Some(now);
-        }
-        may
     }
 
     fn publish(&mut self) {

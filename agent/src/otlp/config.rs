@@ -8,7 +8,10 @@ use reqwest::{
 };
 
 use super::{export::Signal, schedule::Pace};
-use crate::hub::Env;
+use crate::{
+    delivery::{Address, AddressError},
+    hub::Env,
+};
 
 /// One endpoint and how it is spoken to.
 #[derive(Clone, Debug)]
@@ -160,68 +163,43 @@ impl fmt::Debug for Header {
     }
 }
 
-/// Address of an OTLP/HTTP endpoint without the signal's own path, and without trailing slashes.
+/// Address of an OTLP/HTTP endpoint without the signal's own path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    text: String,
-    /// Host, and port if there is one: what logs call the endpoint.
-    host: String,
-}
+pub struct Endpoint(Address);
 
 #[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    #[error("OTLP endpoint is not a URL: saw {saw:?} ({reason}); write it like https://otlp.apitally.io")]
-    NotAUrl { saw: String, reason: String },
-    #[error("OTLP endpoint has the scheme `{0}`; only https and http can be used (gRPC is not spoken)")]
-    Scheme(String),
-    /// Does not repeat the URL: what it found may be a password.
-    #[error("OTLP endpoint has more than a host and a path; leave out user, password, query and fragment")]
-    MoreThanHostAndPath,
-}
+#[error("OTLP endpoint {0}; write it like {DEFAULT_ENDPOINT} (gRPC is not spoken)")]
+pub struct EndpointError(AddressError);
+
+const DEFAULT_ENDPOINT: &str = "https://otlp.apitally.io";
 
 impl Endpoint {
     /// # Errors
     /// Whatever is not `http(s)://host[:port][/path]`.
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
-        let text = text.trim();
-        let url = Url::parse(text).map_err(|error| {
-            // What does not parse may still have a password in front of an `@`.
-            let saw = text.rsplit('@').next().unwrap_or_default().to_owned();
-            EndpointError::NotAUrl { saw, reason: error.to_string() }
-        })?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(EndpointError::Scheme(url.scheme().to_owned()));
-        }
-        let has_user = !url.username().is_empty() || url.password().is_some();
-        if has_user || url.query().is_some() || url.fragment().is_some() {
-            return Err(EndpointError::MoreThanHostAndPath);
-        }
-        let name = url.host_str().expect("an http URL that parsed has a host");
-        let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
-        Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), host })
+        Address::parse(text).map(Self).map_err(EndpointError)
     }
 
     pub fn host(&self) -> &str {
-        &self.host
+        self.0.host()
     }
 
     /// Where exports of this signal go.
     pub(super) fn url(&self, signal: Signal) -> Url {
-        Url::parse(&format!("{}/v1/{}", self.text, signal.as_str()))
-            .expect("a valid URL with plain segments added is a valid URL")
+        self.0.below(&format!("/v1/{}", signal.as_str()))
     }
 }
 
 /// Apitally's.
 impl Default for Endpoint {
     fn default() -> Self {
-        Self { text: "https://otlp.apitally.io".to_owned(), host: "otlp.apitally.io".to_owned() }
+        Self::parse(DEFAULT_ENDPOINT).expect("it is one")
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        self.0.fmt(f)
     }
 }
 

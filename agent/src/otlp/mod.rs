@@ -16,7 +16,7 @@ mod schedule;
 mod spans;
 mod value;
 
-pub use client::{Answer, LastAnswer, Otlp, OtlpState, StartError};
+pub use client::{Answer, LastAnswer, Otlp, OtlpState};
 pub use config::{
     Destination, Endpoint, EndpointError, Header, HeaderError, OtlpConfig, WriteToken, WriteTokenError,
 };

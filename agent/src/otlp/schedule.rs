@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::delivery::Due;
+
 /// From the start to the first export: by then the target may have said what it is.
 const FIRST: Duration = Duration::from_secs(2);
 /// Between two exports, unless the endpoint or the user says otherwise.
@@ -24,32 +26,24 @@ pub fn asked_for(header: &str) -> Option<Duration> {
 #[derive(Clone, Debug)]
 pub struct ExportTimer {
     fixed_interval: Option<Duration>,
-    next: Instant,
+    due: Due,
 }
 
 impl ExportTimer {
     /// `fixed_interval` replaces the protocol's own.
     pub fn start(now: Instant, fixed_interval: Option<Duration>) -> Self {
         let first = fixed_interval.map_or(FIRST, |interval| interval.min(FIRST));
-        Self { fixed_interval, next: now + first }
+        Self { fixed_interval, due: Due { next: now + first } }
     }
 
     pub fn next_due(&self) -> Instant {
-        self.next
+        self.due.next
     }
 
     /// Is an export due? If so, it is taken as sent, and the next one is due an interval later: the fixed one, or else
-    /// `interval` with a spread. `chance` is in 0..1. Exports missed (a suspended machine) are not made up for.
+    /// `interval` with a spread. `chance` is in 0..1.
     pub fn take_due(&mut self, now: Instant, interval: Duration, chance: f64) -> bool {
-        if now < self.next {
-            return false;
-        }
-        let interval = self.fixed_interval.unwrap_or_else(|| spread(interval, chance));
-        self.next += interval;
-        if self.next <= now {
-            self.next = now + interval;
-        }
-        true
+        self.due.take(now, || self.fixed_interval.unwrap_or_else(|| spread(interval, chance)))
     }
 }
 

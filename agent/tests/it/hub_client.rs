@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::hub::{Answer, Condition, Delivery, Dropped, Failure, HubConfig, HubState};
+use agent::delivery::{Delivery, Failure};
+use agent::hub::{Answer, Condition, Dropped, HubConfig, HubState};
 use tests::fake_hub::{FakeHub, Kind, Received, Reply};
 
 use crate::hub_reporter::{CLIENT_ID, ENV, ROUTE, Reporter, config};

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use agent::hub::Delivery;
+use agent::delivery::Delivery;
 use tests::fake_hub::{FakeHub, Kind};
 
 use crate::hub_reporter::{CLIENT_ID, Reporter, config};

@@ -8,7 +8,8 @@ use std::{
 };
 
 use agent::{
-    hub::{App, BaseUrl, ClientId, Delivery, Env, Hub, HubConfig, HubState, Pace, PathItem, Startup, Sync},
+    delivery::Delivery,
+    hub::{App, BaseUrl, ClientId, Env, Hub, HubConfig, HubState, Pace, PathItem, Startup, Sync},
     pipeline::counters::{Counts, Row},
 };
 use tests::eventually::eventually;

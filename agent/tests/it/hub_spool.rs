@@ -11,7 +11,8 @@ use std::{
 };
 
 use agent::{
-    hub::{Delivery, Dropped, HubConfig, Pace},
+    delivery::Delivery,
+    hub::{Dropped, HubConfig, Pace},
     request_log::file::LogFile,
     spool::{Clock, Moment},
 };

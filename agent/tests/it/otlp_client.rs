@@ -9,7 +9,8 @@ use std::{
 };
 
 use agent::{
-    hub::{Delivery, Env, Failure},
+    delivery::{Delivery, Failure},
+    hub::Env,
     otlp::{
         Answer, Destination, Dropped, Endpoint, Header, Otlp, OtlpConfig, OtlpState, Pace, Payload, Signal,
         WriteToken,
