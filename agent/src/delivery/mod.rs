@@ -1,28 +1,29 @@
-//! What the agent's ways out, [`crate::hub`] and [`crate::otlp`], have in common: how they call somebody, when, and
-//! what they say when nobody answers.
+//! What the agent's ways out, [`crate::hub`] and [`crate::otlp`], have in common.
+//!
+//! A [`Handle`] takes messages and leads to the task that delivers them, of which each way out is a [`Way`]. Beside it
+//! stands what both use: addresses, intervals, the HTTP client, and what is said when nobody answers.
 
 mod address;
+mod courier;
 mod due;
 mod failure;
 mod outage;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::redirect;
 
 pub use address::{Address, AddressError};
+pub use courier::{Delivery, Handle, Then, Way};
 pub use due::Due;
 pub use failure::Failure;
 pub use outage::Outage;
 
-/// What became of the messages when a delivery ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// Since it was told to finish.
-    pub delivered: u64,
-    pub undelivered: usize,
-    /// Those of the undelivered that are on disk: the next agent sends them.
-    pub kept: usize,
+/// What was heard last of a destination.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LastAnswer<A> {
+    pub at: SystemTime,
+    pub answer: Result<A, Failure>,
 }
 
 #[derive(Debug, thiserror::Error)]

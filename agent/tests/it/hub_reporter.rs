@@ -2,8 +2,6 @@
 
 use std::{
     fs::File,
-    sync::Arc,
-    thread,
     time::{Duration, SystemTime},
 };
 
@@ -13,8 +11,9 @@ use agent::{
     pipeline::counters::{Counts, Row},
 };
 use tests::eventually::eventually;
-use tokio::{runtime, sync::oneshot};
 use uuid::Uuid;
+
+use crate::aside::Aside;
 
 pub const CLIENT_ID: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
 pub const ENV: &str = "golden";
@@ -25,9 +24,7 @@ pub const ROUTE: &str = "/items/{id}";
 pub struct Reporter {
     pub hub: Hub,
     pub instance: Uuid,
-    runtime: runtime::Handle,
-    /// Ends the runtime's thread when dropped.
-    _running: oneshot::Sender<()>,
+    aside: Aside,
 }
 
 /// Quick about everything that takes seconds in earnest, but for the timeout: a busy machine is not a silent hub.
@@ -55,20 +52,9 @@ impl Reporter {
     }
 
     pub fn start_logging_to(config: HubConfig, log: File) -> Self {
-        // One thread, like the daemon's, and not the test's own, which blocks.
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let handle = runtime.handle().clone();
-        let (running, stopped) = oneshot::channel::<()>();
-        thread::spawn(move || {
-            let log = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(log)).finish();
-            let _logging = tracing::subscriber::set_default(log);
-            runtime.block_on(stopped)
-        });
-        let hub = {
-            let _inside = handle.enter();
-            Hub::start(config).unwrap()
-        };
-        Self { hub, instance: Uuid::new_v4(), runtime: handle, _running: running }
+        let aside = Aside::start(log);
+        let hub = aside.spawning(|| Hub::start(config).unwrap());
+        Self { hub, instance: Uuid::new_v4(), aside }
     }
 
     /// Sends a sync that counts `requests`.
@@ -101,6 +87,6 @@ impl Reporter {
     }
 
     pub fn finish(self, deadline: Duration) -> Delivery {
-        self.runtime.block_on(self.hub.finish(deadline))
+        self.aside.block_on(self.hub.finish(deadline))
     }
 }

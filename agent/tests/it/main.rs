@@ -1,5 +1,6 @@
 //! The library against the outside world's stand-ins. No root, no network beyond 127.0.0.1.
 
+mod aside;
 mod consumers;
 mod hub_client;
 mod hub_environment;
