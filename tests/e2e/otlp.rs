@@ -86,7 +86,8 @@ fn reported(requests: &[Value], metric: &str) -> BTreeMap<Key, Histogram> {
     found
 }
 
-fn of(hub: &FakeHub, signal: Signal) -> Vec<Value> {
+/// Bodies of what was accepted, each once.
+pub fn of(hub: &FakeHub, signal: Signal) -> Vec<Value> {
     let accepted = hub.accepted().into_iter().filter(|it| it.kind == Kind::Otlp(signal));
     accepted.map(|Received { body, .. }| body).collect()
 }

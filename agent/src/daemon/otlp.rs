@@ -1,25 +1,28 @@
 //! What a target reports by OTLP, and the deliveries that take it.
 
 use std::{
+    path::Path,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use procfs::process::Process;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::task::JoinSet;
-use tracing::{debug, error};
+use tracing::debug;
 use uuid::Uuid;
 
-use super::LAST_WORDS;
 use crate::{
     config::{AppConfig, OtlpTarget},
     delivery::StartError,
     dry_run,
     hub::{App, Resources, Startup},
-    otlp::{Capture, Export, Exporter, Otlp, OtlpConfig, OtlpState, Pace, ProcessUse, Service},
+    otlp::{
+        self, Capture, Export, Exporter, Otlp, OtlpConfig, OtlpState, Pace, Payload, ProcessUse, Service,
+    },
     pipeline::counters::Counts,
     request_log::{RequestLog, item::WallClock, mask::Style, policy::LogPolicy},
+    spool::Account,
     watch::Target,
 };
 
@@ -28,18 +31,27 @@ pub struct OtlpSink {
     exporter: Exporter,
     /// None: it is printed.
     delivery: Option<Rc<Otlp>>,
+    /// What the end of the agent would cost. None where there is no directory for it.
+    pub account: Option<Arc<Account>>,
     opened: Instant,
 }
 
 impl OtlpSink {
-    pub fn new(config: &OtlpConfig, app: &AppConfig, target: &Target, delivery: Option<Rc<Otlp>>) -> Self {
+    pub fn new(
+        config: &OtlpConfig,
+        app: &AppConfig,
+        target: &Target,
+        delivery: Option<Rc<Otlp>>,
+        account: Option<Arc<Account>>,
+    ) -> Self {
         let name = target.process_name();
         let service = Service {
             name: if name.is_empty() { "unknown_service".to_owned() } else { name.to_owned() },
             version: app.version.clone(),
             environment: config.environment(),
         };
-        Self { exporter: Exporter::new(&service, SystemTime::now()), delivery, opened: Instant::now() }
+        let exporter = Exporter::new(&service, SystemTime::now());
+        Self { exporter, delivery, account, opened: Instant::now() }
     }
 
     pub fn startup(&mut self, pid: u32, app: App, log: Option<&LogPolicy>) {
@@ -71,7 +83,7 @@ impl OtlpSink {
 
     /// How often an export is to be made, as whoever takes it wants it.
     pub fn interval(&self) -> Duration {
-        self.delivery.as_ref().map_or_else(OtlpState::default, |delivery| delivery.state()).interval
+        self.delivery.as_ref().map_or(otlp::INTERVAL, |delivery| delivery.state().interval)
     }
 
     /// What it has to say is printed.
@@ -84,9 +96,15 @@ impl OtlpSink {
             return;
         }
         match &self.delivery {
-            Some(delivery) => delivery.send(exports.iter().map(Export::encode).collect()),
+            Some(delivery) => delivery.send(exports.iter().map(|export| self.payload(export)).collect()),
             None => exports.iter().for_each(|export| dry_run::print_export(pid, export)),
         }
+    }
+
+    fn payload(&self, export: &Export) -> Payload {
+        let (account, exchanges) = (self.account.as_ref(), export.exchanges());
+        let receipt = account.filter(|_| exchanges > 0).map(|account| account.receipt(exchanges));
+        Payload { receipt, ..export.encode() }
     }
 
     /// A target that is gone was there as long as it was watched, as far as we know.
@@ -113,7 +131,7 @@ fn uptime(pid: u32) -> Option<Duration> {
 /// The deliveries that run: one for each endpoint, credential and environment, whatever number of targets reports there.
 #[derive(Default)]
 pub struct Otlps {
-    running: Vec<(OtlpTarget, Rc<Otlp>)>,
+    pub running: Vec<(OtlpTarget, Rc<Otlp>)>,
 }
 
 impl Otlps {
@@ -123,12 +141,14 @@ impl Otlps {
         &mut self,
         target: &OtlpTarget,
         sync_interval: Option<Duration>,
+        state_dir: &Path,
     ) -> Result<Rc<Otlp>, StartError> {
         if let Some((_, otlp)) = self.running.iter().find(|(known, _)| known == target) {
             return Ok(Rc::clone(otlp));
         }
         let pace = Pace { fixed_interval: sync_interval, ..Pace::default() };
-        let otlp = Rc::new(Otlp::start(OtlpConfig { pace, ..config(target) })?);
+        let state_dir = Some(state_dir.to_owned());
+        let otlp = Rc::new(Otlp::start(OtlpConfig { pace, state_dir, ..config(target) })?);
         self.running.push((target.clone(), Rc::clone(&otlp)));
         Ok(otlp)
     }
@@ -136,27 +156,6 @@ impl Otlps {
     /// Where each one delivers, and how that stands.
     pub fn states(&self) -> impl Iterator<Item = (&OtlpTarget, OtlpState)> {
         self.running.iter().map(|(target, otlp)| (target, otlp.state()))
-    }
-
-    /// Sends what waits, to all at once, and ends. To be called when the last sink is gone.
-    pub async fn close(self) {
-        let running =
-            self.running.into_iter().filter_map(|(target, otlp)| Some((target.env, Rc::into_inner(otlp)?)));
-        let mut closing: JoinSet<_> =
-            running.map(|(env, otlp)| async move { (env, otlp.finish(LAST_WORDS).await) }).collect();
-        while let Some(closed) = closing.join_next().await {
-            let Ok((env, delivery)) = closed else { continue };
-            let env = env.as_str();
-            if delivery.undelivered > 0 {
-                error!(
-                    env,
-                    payloads = delivery.undelivered,
-                    "the OTLP endpoint did not take the last payloads, their counts are lost"
-                );
-            } else {
-                debug!(env, payloads = delivery.delivered, "last payloads delivered");
-            }
-        }
     }
 }
 

@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     config::{Delivery, HubTarget, TargetConfig},
-    delivery::StartError,
+    delivery::{self, StartError},
     dry_run,
     exit::Failure,
-    hub::{App, Hub, HubConfig, HubState, Instance, Pace, Resources, Startup, Sync},
+    hub::{App, Env, Hub, HubConfig, HubState, Instance, Pace, Resources, Startup, Sync},
     machine,
     pipeline::{counters::Counts, ledger::Ledger},
     request_log::{RequestLog, item::WallClock, policy::LogPolicy},
@@ -48,38 +48,43 @@ impl Sink {
         state_dir: &Path,
         hubs: &mut Hubs,
     ) -> Result<(Self, Unsettled), Failure> {
-        let sink = match &config.delivery {
+        match &config.delivery {
             Delivery::Hub(app) => {
                 let hub = hubs.start(app, config.sync_interval, state_dir)?;
-                return Ok(Self::to_hub(hub, app, target, state_dir));
+                Ok(Self::to_hub(hub, app, target, state_dir))
             }
-            Delivery::Stdout => Self::Stdout,
             Delivery::Otlp(to) => {
-                let delivery = hubs.otlps.start(to, config.sync_interval)?;
-                Self::Otlp(OtlpSink::new(&otlp::config(to), &config.app, target, Some(delivery)).into())
+                let delivery = hubs.otlps.start(to, config.sync_interval, state_dir)?;
+                let endpoint = otlp::config(to);
+                let settled = |life| delivery.settled(life);
+                let (account, left) = claim_account(state_dir, &endpoint.spool_name(), target, settled);
+                let sink = OtlpSink::new(&endpoint, &config.app, target, Some(Rc::clone(&delivery)), account);
+                Ok((Self::Otlp(sink.into()), left))
             }
             Delivery::OtlpStdout(to) => {
-                Self::Otlp(OtlpSink::new(&otlp::config(to), &config.app, target, None).into())
+                let sink = OtlpSink::new(&otlp::config(to), &config.app, target, None, None);
+                Ok((Self::Otlp(sink.into()), Unsettled::default()))
             }
-        };
-        Ok((sink, Unsettled::default()))
+            Delivery::Stdout => Ok((Self::Stdout, Unsettled::default())),
+        }
     }
 
     fn to_hub(hub: Rc<Hub>, app: &HubTarget, target: &Target, state_dir: &Path) -> (Self, Unsettled) {
-        let (HubTarget { client_id, env, .. }, name) = (app, target.stable_name());
-        let instance = Instance::claim(state_dir, client_id, env, &name);
-        let owner = format!("hub {client_id} {env} {name} {}", machine::identity());
-        let account = Account::claim(state_dir, &owner, |life| hub.settled(life));
-        let (account, left) = account
-            .map(|(account, left)| (Some(Arc::new(account)), left))
-            .inspect_err(|error| debug!(%error, "nobody will know what the end of this agent cost"))
-            .unwrap_or_default();
+        let HubTarget { client_id, env, .. } = app;
+        let instance = Instance::claim(state_dir, client_id, env, &target.stable_name());
+        let destination = format!("hub {client_id} {env}");
+        let (account, left) = claim_account(state_dir, &destination, target, |life| hub.settled(life));
         (Self::Hub { hub, instance, account }, left)
     }
 
     /// Says how many exchanges were counted that are in no message yet, and how many have no answer yet.
     pub fn note(&self, counted: u64, open: u64) {
-        if let Self::Hub { account: Some(account), .. } = self {
+        let account = match self {
+            Self::Hub { account, .. } => account,
+            Self::Otlp(otlp) => &otlp.account,
+            Self::Stdout => return,
+        };
+        if let Some(account) = account {
             account.note(counted, open);
         }
     }
@@ -147,6 +152,20 @@ impl Sink {
     }
 }
 
+/// The account of what a target reports to a destination; none where there is no directory for it.
+fn claim_account(
+    state_dir: &Path,
+    destination: &str,
+    target: &Target,
+    settled: impl Fn(Uuid) -> Option<u64>,
+) -> (Option<Arc<Account>>, Unsettled) {
+    let owner = format!("{destination} {} {}", target.stable_name(), machine::identity());
+    Account::claim(state_dir, &owner, settled)
+        .map(|(account, left)| (Some(Arc::new(account)), left))
+        .inspect_err(|error| debug!(%error, "nobody will know what the end of this agent cost"))
+        .unwrap_or_default()
+}
+
 /// The deliveries that run: one for each environment of each app, whatever number of targets reports to it.
 #[derive(Default)]
 pub struct Hubs {
@@ -191,30 +210,33 @@ impl Hubs {
 
     /// Sends what waits, to all at once, and ends. To be called when the last sink is gone.
     pub async fn close(self) {
-        let Self { otlps, running } = self;
-        tokio::join!(otlps.close(), close(running));
+        let mut closing = JoinSet::new();
+        for (app, hub) in self.running {
+            if let Some(hub) = Rc::into_inner(hub) {
+                closing.spawn(async move { ("hub", app.env, hub.finish(LAST_WORDS).await) });
+            }
+        }
+        for (target, otlp) in self.otlps.running {
+            if let Some(otlp) = Rc::into_inner(otlp) {
+                closing.spawn(async move { ("OTLP endpoint", target.env, otlp.finish(LAST_WORDS).await) });
+            }
+        }
+        while let Some(closed) = closing.join_next().await {
+            let Ok((to, env, delivery)) = closed else { continue };
+            log_last_words(to, &env, delivery);
+        }
     }
 }
 
-async fn close(running: Vec<(HubTarget, Rc<Hub>)>) {
-    let hubs = running.into_iter().filter_map(|(app, hub)| Some((app.env, Rc::into_inner(hub)?)));
-    let mut closing: JoinSet<_> =
-        hubs.map(|(env, hub)| async move { (env, hub.finish(LAST_WORDS).await) }).collect();
-    while let Some(closed) = closing.join_next().await {
-        let Ok((env, delivery)) = closed else { continue };
-        let env = env.as_str();
-        let lost = delivery.undelivered.saturating_sub(delivery.kept);
-        if lost > 0 {
-            error!(env, messages = lost, "the hub did not take the last messages, their counts are lost");
-        }
-        if delivery.kept > 0 {
-            let messages = delivery.kept;
-            warn!(
-                env,
-                messages, "the hub did not take the last messages, they wait on disk for the next agent"
-            );
-        } else if lost == 0 {
-            debug!(env, messages = delivery.delivered, "last messages delivered");
-        }
+fn log_last_words(to: &str, env: &Env, delivery: delivery::Delivery) {
+    let (env, messages) = (env.as_str(), delivery.kept);
+    let lost = delivery.undelivered.saturating_sub(delivery.kept);
+    if lost > 0 {
+        error!(env, messages = lost, "the {to} did not take the last messages, their counts are lost");
+    }
+    if messages > 0 {
+        warn!(env, messages, "the {to} did not take the last messages, they wait on disk for the next agent");
+    } else if lost == 0 {
+        debug!(env, messages = delivery.delivered, "last messages delivered");
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     hub::{Answer, Condition, HubState},
     otlp::{self, OtlpState},
     pipeline::{ledger::Coverage, route::Source},
+    spool::SpoolState,
     status::report::{
         AgentStatus, Consumers, Hub, LastAnswer, MAX_TEMPLATE, Resources, Route, Routes, Spool, Tap, Target,
     },
@@ -125,20 +126,14 @@ fn hub(app: &HubTarget, state: &HubState) -> Hub {
         delivered: *delivered,
         dropped: dropped.reasons().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         last_answer,
-        spool: Spool {
-            in_memory: spool.in_memory as u64,
-            recovered: spool.recovered,
-            damaged: spool.given_up.damaged,
-            foreign: spool.foreign,
-            degraded: spool.degraded.clone(),
-        },
+        spool: self::spool(spool),
         logs_paused_s: logs_paused_until
             .map(|until| until.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64()),
     }
 }
 
 fn otlp(target: &OtlpTarget, state: &OtlpState) -> Hub {
-    let OtlpState { queued, queued_bytes, delivered, dropped, last_answer, .. } = state;
+    let OtlpState { queued, queued_bytes, delivered, dropped, last_answer, spool, .. } = state;
     let last_answer = last_answer.as_ref().map(|last| LastAnswer {
         delivered: matches!(last.answer, Ok(otlp::Answer::Delivered { .. })),
         outcome: match &last.answer {
@@ -158,9 +153,18 @@ fn otlp(target: &OtlpTarget, state: &OtlpState) -> Hub {
         delivered: *delivered,
         dropped: dropped.reasons().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         last_answer,
-        // All of it is in memory.
-        spool: Spool { in_memory: *queued as u64, ..Spool::default() },
+        spool: self::spool(spool),
         logs_paused_s: None,
+    }
+}
+
+fn spool(state: &SpoolState) -> Spool {
+    Spool {
+        in_memory: state.in_memory as u64,
+        recovered: state.recovered,
+        damaged: state.given_up.damaged,
+        foreign: state.foreign,
+        degraded: state.degraded.clone(),
     }
 }
 

@@ -1,16 +1,18 @@
 //! Where exports go and by what right: valid once parsed, so nothing behind this file checks again.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use reqwest::{
     Url,
     header::{self, HeaderName, HeaderValue},
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{export::Signal, schedule::Pace};
 use crate::{
     delivery::{Address, AddressError},
     hub::Env,
+    spool::Clock,
 };
 
 /// One endpoint and how it is spoken to.
@@ -23,11 +25,16 @@ pub struct OtlpConfig {
     /// For one try, from connecting to the end of the reply.
     pub timeout: Duration,
     pub pace: Pace,
+    /// Below it payloads are kept until they are delivered. None: in memory.
+    pub state_dir: Option<PathBuf>,
+    /// For the age of payloads.
+    pub clock: Clock,
 }
 
 impl OtlpConfig {
     pub fn new(endpoint: Endpoint, destination: Destination, env: Env) -> Self {
-        Self { endpoint, destination, env, timeout: Duration::from_secs(10), pace: Pace::default() }
+        let (timeout, pace, clock) = (Duration::from_secs(10), Pace::default(), Clock::default());
+        Self { endpoint, destination, env, timeout, pace, state_dir: None, clock }
     }
 
     /// What the environment is called in messages. Apitally knows it in lower case and with dashes; any other
@@ -38,6 +45,11 @@ impl OtlpConfig {
             Destination::Collector(_) => self.env.as_str().to_owned(),
         }
     }
+
+    /// What tells the endpoint, and in whose name it is spoken to, from others. Holds no secret.
+    pub fn spool_name(&self) -> String {
+        format!("otlp {} {} {}", self.endpoint, self.env, self.destination.fingerprint())
+    }
 }
 
 /// Who takes the exports.
@@ -46,6 +58,25 @@ pub enum Destination {
     Apitally(WriteToken),
     /// Any other, and what it wants to see in each request.
     Collector(Vec<Header>),
+}
+
+impl Destination {
+    /// Another one for each token, and for other headers: they may say which of a collector's tenants it is for.
+    fn fingerprint(&self) -> String {
+        let digest = match self {
+            Self::Apitally(token) => Sha256::digest(token.secret()),
+            Self::Collector(headers) => {
+                let mut hasher = Sha256::new();
+                for Header { name, value } in headers {
+                    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"] {
+                        hasher.update(part);
+                    }
+                }
+                hasher.finalize()
+            }
+        };
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Apitally's credential for the new way in. Secret: never printed.
@@ -275,6 +306,33 @@ mod tests {
             let said =
                 Header::parse(text).map_or_else(|error| error.to_string(), |header| format!("{header:?}"));
             assert!(said.contains(says) && !said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn each_endpoint_environment_and_credential_has_a_spool_of_its_own() {
+        let name = |endpoint, destination, env| {
+            let env = Env::parse(env).unwrap();
+            OtlpConfig::new(Endpoint::parse(endpoint).unwrap(), destination, env).spool_name()
+        };
+        let token = |text| Destination::Apitally(WriteToken::parse(text).unwrap());
+        let headers = |all: &[&str]| {
+            Destination::Collector(all.iter().map(|text| Header::parse(text).unwrap()).collect())
+        };
+        let names = [
+            name("http://h", token(TOKEN), "dev"),
+            name("http://h", token(TOKEN), "prod"),
+            name("http://g", token(TOKEN), "dev"),
+            name("http://h", token("apt_A1b2C3d4E5f6G7h8I9j0K1l3"), "dev"),
+            name("http://h", headers(&[]), "dev"),
+            name("http://h", headers(&["a: hunter2"]), "dev"),
+            name("http://h", headers(&["a: hunter3"]), "dev"),
+            name("http://h", headers(&["a: hunter2", "b: 1"]), "dev"),
+        ];
+        assert_eq!(name("http://h/", token(TOKEN), "dev"), names[0]);
+        for (index, name) in names.iter().enumerate() {
+            assert!(!names[..index].contains(name), "{name}");
+            assert!(!name.contains("apt_") && !name.contains("hunter"), "{name}");
         }
     }
 

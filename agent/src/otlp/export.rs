@@ -30,6 +30,7 @@ use crate::{
         detail::Logged,
     },
     request_log::{item::WallClock, masked::Masked},
+    spool::Receipt,
 };
 
 /// Bytes of one request before compression.
@@ -66,10 +67,12 @@ pub enum Export {
 }
 
 /// An export request as it is sent, and sent again: in protobuf, compressed by gzip.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Payload {
     pub signal: Signal,
     pub body: Vec<u8>,
+    /// To be settled when it is in a safe place.
+    pub receipt: Option<Receipt>,
 }
 
 impl Export {
@@ -89,7 +92,19 @@ impl Export {
         };
         let mut gzip = GzBuilder::new().write(Vec::new(), Compression::default());
         let body = gzip.write_all(&plain).and_then(|()| gzip.finish()).expect("a Vec takes it all");
-        Payload { signal: self.signal(), body }
+        Payload { signal: self.signal(), body, receipt: None }
+    }
+
+    /// Exchanges that are counted in it.
+    pub fn exchanges(&self) -> u64 {
+        match self {
+            Self::Traces(_) | Self::Logs(_) => 0,
+            Self::Metrics(request) => {
+                let resources = request.resource_metrics.iter();
+                let scopes = resources.flat_map(|resource| &resource.scope_metrics);
+                metrics::exchanges(scopes.flat_map(|scope| &scope.metrics))
+            }
+        }
     }
 
     fn len(&self) -> usize {

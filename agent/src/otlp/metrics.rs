@@ -44,13 +44,11 @@ struct Instrument {
     histogram: fn(&Exponential) -> &Histogram,
 }
 
+/// Of this, each exchange has a value.
+const DURATION: &str = "http.server.request.duration";
+
 const INSTRUMENTS: [Instrument; 3] = [
-    Instrument {
-        name: "http.server.request.duration",
-        unit: "s",
-        per_unit: 1e9,
-        histogram: |row| &row.response_times,
-    },
+    Instrument { name: DURATION, unit: "s", per_unit: 1e9, histogram: |row| &row.response_times },
     Instrument {
         name: "http.server.request.body.size",
         unit: "By",
@@ -81,6 +79,19 @@ pub fn requests(rows: &[Row], interval: Interval) -> Vec<Metric> {
         })
     };
     INSTRUMENTS.iter().filter_map(metric).collect()
+}
+
+/// Exchanges that are counted in these metrics.
+pub fn exchanges<'a>(metrics: impl Iterator<Item = &'a Metric>) -> u64 {
+    let durations = metrics.filter(|metric| metric.name == DURATION);
+    durations
+        .filter_map(|metric| match metric.data.as_ref()? {
+            Data::ExponentialHistogram(data) => {
+                Some(data.data_points.iter().map(|point| point.count).sum::<u64>())
+            }
+            _ => None,
+        })
+        .sum()
 }
 
 fn point(row: &Row, instrument: &Instrument, interval: Interval) -> Option<ExponentialHistogramDataPoint> {

@@ -2,9 +2,9 @@
 //!
 //! An [`Exporter`] per target turns what the pipeline counted into OTLP's messages ([`metrics`], [`events`], [`spans`]), with
 //! the names, limits and histograms of the newest official client. [`Otlp::start`] spawns one task per endpoint, which
-//! delivers them in that client's order and pace.
+//! keeps them in a [`crate::spool`] and delivers them in that client's order and pace, if need be after a restart.
 //!
-//! Never in a log: the token, values of headers, and anything from the body of a reply.
+//! Never in a log or a spool: the token and values of headers. Never in a log: anything from the body of a reply.
 
 mod client;
 mod config;

@@ -31,7 +31,7 @@ fn keeping(hub: &FakeHub, dir: &Path) -> HubConfig {
 }
 
 /// A clock that goes on when it is told to.
-fn clock() -> (Arc<AtomicU64>, Clock) {
+pub fn clock() -> (Arc<AtomicU64>, Clock) {
     let (second, start) = (Arc::new(AtomicU64::new(0)), Moment::now());
     let hand = Arc::clone(&second);
     let now = move || {
@@ -45,7 +45,7 @@ fn bodies(received: &[Received]) -> Vec<Value> {
     received.iter().map(|message| message.body.clone()).collect()
 }
 
-fn files_in(dir: &Path) -> usize {
+pub fn files_in(dir: &Path) -> usize {
     let dirs = fs::read_dir(dir.join("spool")).unwrap().map(|entry| entry.unwrap().path());
     let names = dirs.flat_map(|dir| fs::read_dir(dir).unwrap()).map(|file| file.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().ends_with(".msg")).count()

@@ -1,107 +1,17 @@
 //! How export requests get to an endpoint, or do not.
 
 use std::{
-    fs::File,
     io::{Read as _, Seek as _},
-    sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
 use agent::{
     delivery::{Delivery, Failure},
-    hub::Env,
-    otlp::{
-        Answer, Destination, Dropped, Endpoint, Header, Otlp, OtlpConfig, OtlpState, Pace, Payload, Signal,
-        WriteToken,
-    },
+    otlp::{Answer, Destination, Dropped, Header, OtlpConfig, OtlpState, Pace, Signal},
 };
-use tests::{
-    eventually::eventually,
-    fake_hub::{FakeHub, Kind, Received, Reply},
-    otlp,
-};
-use tokio::{runtime, sync::oneshot};
+use tests::fake_hub::Reply;
 
-const TOKEN: &str = "apt_A1b2C3d4E5f6G7h8I9j0K1l2";
-const AMPLE: Duration = Duration::from_secs(20);
-/// Where the endpoint will not answer anyway.
-const BRIEF: Duration = Duration::from_millis(150);
-/// Between a failed round and the next.
-const ROUND: Duration = Duration::from_millis(20);
-
-const TRACES: Kind = Kind::Otlp(otlp::Signal::Traces);
-const LOGS: Kind = Kind::Otlp(otlp::Signal::Logs);
-const METRICS: Kind = Kind::Otlp(otlp::Signal::Metrics);
-
-/// A delivery as the daemon runs it, for tests that block.
-struct Sender {
-    otlp: Otlp,
-    runtime: runtime::Handle,
-    /// Ends the runtime's thread when dropped.
-    _running: oneshot::Sender<()>,
-}
-
-fn config(url: &str) -> OtlpConfig {
-    let destination = Destination::Apitally(WriteToken::parse(TOKEN).unwrap());
-    OtlpConfig {
-        pace: Pace { between: (Duration::ZERO, Duration::from_millis(2)), fixed_interval: Some(ROUND) },
-        ..OtlpConfig::new(Endpoint::parse(url).unwrap(), destination, Env::parse("Golden_1").unwrap())
-    }
-}
-
-impl Sender {
-    fn start(config: OtlpConfig) -> Self {
-        Self::start_logging_to(config, tempfile::tempfile().unwrap())
-    }
-
-    fn start_logging_to(config: OtlpConfig, log: File) -> Self {
-        // One thread, like the daemon's, and not the test's own, which blocks.
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let handle = runtime.handle().clone();
-        let (running, stopped) = oneshot::channel::<()>();
-        thread::spawn(move || {
-            let log = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(log)).finish();
-            let _logging = tracing::subscriber::set_default(log);
-            runtime.block_on(stopped)
-        });
-        let otlp = {
-            let _inside = handle.enter();
-            Otlp::start(config).unwrap()
-        };
-        Self { otlp, runtime: handle, _running: running }
-    }
-
-    fn send(&self, payloads: &[(Signal, &str)]) {
-        let payload =
-            |(signal, name): &(Signal, &str)| Payload { signal: *signal, body: name.as_bytes().to_vec() };
-        self.otlp.send(payloads.iter().map(payload).collect());
-    }
-
-    fn eventually(&self, what: &str, check: impl Fn(&OtlpState) -> bool) -> OtlpState {
-        eventually(what, AMPLE, || Some(self.otlp.state()).filter(&check))
-    }
-
-    fn finish(self, deadline: Duration) -> Delivery {
-        self.runtime.block_on(self.otlp.finish(deadline))
-    }
-}
-
-fn hub() -> FakeHub {
-    let hub = FakeHub::start();
-    hub.reply_with(200);
-    hub
-}
-
-/// Signal and body of everything that arrived.
-fn arrived(hub: &FakeHub) -> Vec<(Kind, String)> {
-    let name = |it: Received| (it.kind, String::from_utf8(it.raw_body).unwrap());
-    hub.received().into_iter().map(name).collect()
-}
-
-fn names(hub: &FakeHub) -> Vec<String> {
-    arrived(hub).into_iter().map(|(_, name)| name).collect()
-}
+use crate::otlp_sender::{AMPLE, BRIEF, LOGS, METRICS, ROUND, Sender, TOKEN, TRACES, config, hub, names};
 
 #[test]
 fn requests_look_like_those_of_the_official_client() {
