@@ -146,8 +146,7 @@ impl Otlps {
         if let Some((_, otlp)) = self.running.iter().find(|(known, _)| known == target) {
             return Ok(Rc::clone(otlp));
         }
-        let pace = Pace { fixed_interval: sync_interval, ..Pace::default() };
-        let state_dir = Some(state_dir.to_owned());
+        let (pace, state_dir) = (Pace::for_interval(sync_interval), Some(state_dir.to_owned()));
         let otlp = Rc::new(Otlp::start(OtlpConfig { pace, state_dir, ..config(target) })?);
         self.running.push((target.clone(), Rc::clone(&otlp)));
         Ok(otlp)

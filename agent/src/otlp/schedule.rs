@@ -64,6 +64,12 @@ impl Default for Pace {
 }
 
 impl Pace {
+    /// The default, except that rounds come no more seldom than exports do, and no more seldom than usual.
+    pub fn for_interval(fixed_interval: Option<Duration>) -> Self {
+        let fixed_interval = fixed_interval.map(|interval| interval.min(INTERVAL));
+        Self { fixed_interval, ..Self::default() }
+    }
+
     /// How long to pause after a payload, before the next.
     pub(super) fn pause(&self, chance: f64) -> Duration {
         let (least, most) = self.between;
@@ -133,6 +139,15 @@ mod tests {
         ] {
             assert_eq!(asked_for(header).map(|interval| interval.as_secs_f64()), want, "{header}");
         }
+    }
+
+    #[test]
+    fn rounds_follow_a_short_fixed_interval_but_not_a_long_one() {
+        for (fixed, next) in [(2, 2), (3600, 15)] {
+            let pace = Pace::for_interval(Some(fixed * SECOND));
+            assert_eq!(pace.next_round(INTERVAL, 1.0), next * SECOND);
+        }
+        assert_eq!(Pace::for_interval(None).next_round(20 * SECOND, 0.5), 20 * SECOND);
     }
 
     #[test]
