@@ -78,6 +78,7 @@ fn an_hour_without_a_hub_and_three_agents_costs_nothing() {
         hub.come_back();
         let state = reporter.eventually("all is delivered", |state| state.delivered == 360);
         assert_eq!((state.dropped.total(), state.spool.recovered), (0, 240));
+        assert_eq!(reporter.finish(AMPLE), Delivery { delivered: 0, undelivered: 0, kept: 0 });
     }
     assert_eq!(bodies(&hub.accepted()), sent, "once, in order, and as they were made");
     assert_eq!(hub.duplicates(), [""; 0]);
@@ -158,6 +159,9 @@ fn three_hundred_messages_do_not_hold_up_the_end() {
         hub.reply_with(reply);
         let reporter = Reporter::start(HubConfig { pace: Pace::default(), ..keeping(&hub, dir.path()) });
         (0..300).for_each(|_| _ = reporter.sync(1));
+        reporter.eventually("all are on disk", |state| {
+            state.queued as u64 + state.delivered == 300 && state.spool.in_memory == 0
+        });
         let asked = Instant::now();
         let delivery = reporter.finish(Duration::from_secs(2));
         assert!(asked.elapsed() < Duration::from_secs(3), "{reply:?}: {:?}", asked.elapsed());
