@@ -1,5 +1,6 @@
 //! The library against the outside world's stand-ins. No root, no network beyond 127.0.0.1.
 
+mod allocations;
 mod aside;
 mod consumers;
 mod hub_client;
@@ -15,4 +16,5 @@ mod otlp_spool;
 mod recordings;
 mod request_log;
 mod status;
+mod taps;
 mod tidy;

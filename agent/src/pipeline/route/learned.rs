@@ -38,6 +38,8 @@ pub struct Learned {
     max: usize,
     /// Reused: a path whose spelling is not the one of templates.
     spelled: String,
+    /// Reused, and empty meanwhile: the template of a path.
+    template: String,
 }
 
 /// What was found behind the segments that lead here.
@@ -68,7 +70,7 @@ pub enum Known {
 
 impl Learned {
     pub fn new(max: usize) -> Self {
-        Self { nodes: vec![Node::default()], routes: 0, max, spelled: String::new() }
+        Self { nodes: vec![Node::default()], routes: 0, max, spelled: String::new(), template: String::new() }
     }
 
     /// Looks a path up. One that leads to a route costs no allocation.
@@ -96,10 +98,14 @@ impl Learned {
         if let Some(id) = self.walk(0, Some(path)) {
             return Known::Route(id);
         }
-        match self.template(path) {
-            Some(template) => Known::Not(template),
-            None => Known::TooLong,
-        }
+        let mut template = std::mem::take(&mut self.template);
+        let known = match self.spell_template(path, &mut template) {
+            true => Known::Not(template.as_str().into()),
+            false => Known::TooLong,
+        };
+        template.clear();
+        self.template = template;
+        known
     }
 
     /// What a template that was found is by now: words of positions that have become crowded since are replaced. One
@@ -117,7 +123,8 @@ impl Learned {
         if !is_overtaken {
             return Err(template);
         }
-        let now = self.template(&template).unwrap_or(template);
+        let mut now = String::new();
+        let now = if self.spell_template(&template, &mut now) { now.into() } else { template };
         self.known(&now).ok_or(now)
     }
 
@@ -182,9 +189,9 @@ impl Learned {
         }
     }
 
-    /// The template of a path, or of a template; None when it is longer than [`MAX_TEMPLATE`].
-    fn template(&self, path: &str) -> Option<Box<str>> {
-        let mut template = String::with_capacity(path.len().min(MAX_TEMPLATE) + 8);
+    /// Puts the template of a path, or of a template, into `template`, which is empty; false when it is longer than
+    /// [`MAX_TEMPLATE`].
+    fn spell_template(&self, path: &str, template: &mut String) -> bool {
         let mut node = self.nodes.first();
         for (index, segment) in path.split('/').enumerate() {
             if index > 0 {
@@ -195,13 +202,13 @@ impl Learned {
                 None if is_word(segment) && node.is_some_and(|node| self.is_crowded(node)) => PARAM,
                 None => segment,
             };
-            template.push_str(name);
-            if template.len() > MAX_TEMPLATE {
-                return None;
+            if template.len() + name.len() > MAX_TEMPLATE {
+                return false;
             }
+            template.push_str(name);
             node = node.and_then(|node| self.nodes.get(node.child(name)? as usize));
         }
-        Some(template.into())
+        true
     }
 
     /// Whether another word here would be one too many. It stays so once there was one.
