@@ -20,7 +20,8 @@ const SERVERS: [&str; 5] = ["nginx", "axum", "uvicorn", "gunicorn-gthread", "nod
 /// bring many requests.
 fn dialogs(server: &str) -> Vec<Dialog> {
     let mut dialogs = taps::dialogs(server);
-    dialogs.retain(|dialog| dialog.exchanges > 1);
+    dialogs.retain(|dialog| dialog.requests > 1);
+    assert!(!dialogs.is_empty(), "no connection of {server} was kept open");
     dialogs
 }
 
@@ -28,7 +29,7 @@ fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("requests");
     for server in SERVERS {
         let dialogs = dialogs(server);
-        let requests = dialogs.iter().map(|dialog| dialog.exchanges + dialog.unmatched).sum();
+        let requests = dialogs.iter().map(|dialog| dialog.requests).sum();
         group.throughput(Throughput::Elements(requests));
         group.bench_function(BenchmarkId::from_parameter(server), |bencher| {
             let (mut pipeline, mut round) = (taps::pipeline(), 0);
@@ -49,7 +50,7 @@ fn connections(criterion: &mut Criterion) {
     let dialog = dialogs.first().expect("one was kept open");
     let mut group = criterion.benchmark_group("connections");
     for connections in [10, 1000, 10_000] {
-        group.throughput(Throughput::Elements(dialog.exchanges + dialog.unmatched));
+        group.throughput(Throughput::Elements(dialog.requests));
         group.bench_function(BenchmarkId::from_parameter(connections), |bencher| {
             let mut pipeline = taps::pipeline();
             let mut plays = 0..;

@@ -33,7 +33,7 @@ fn a_request_costs_no_allocation_in_the_steady_state() {
 #[test]
 fn an_open_connection_holds_little_memory() {
     let dialogs = taps::dialogs("nginx");
-    let dialog = dialogs.iter().find(|dialog| dialog.exchanges > 1).expect("one was kept open");
+    let dialog = dialogs.iter().find(|dialog| dialog.requests > 1).expect("one was kept open");
     let mut pipeline = taps::pipeline();
     for connections in [100, 1000, 10_000] {
         let held =

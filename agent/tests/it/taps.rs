@@ -23,8 +23,7 @@ const PAUSE_NS: u64 = 1_000_000;
 pub struct Dialog {
     /// As they stood in the ring buffer; data alone.
     records: Vec<Box<[u8]>>,
-    /// Those that are reported.
-    pub exchanges: u64,
+    pub requests: u64,
     /// Those that lead to no route.
     pub unmatched: u64,
     length: Length,
@@ -81,16 +80,16 @@ impl Dialog {
             *reached = end.max(*reached);
             length.turns = length.turns.max(data.turn);
         }
-        let mut dialog = Self { records, exchanges: 0, unmatched: 0, length };
+        let mut dialog = Self { records, requests: 0, unmatched: 0, length };
         let mut pipeline = pipeline();
         dialog.play(1, 0, &mut pipeline);
-        let ledger = pipeline.ledger(TARGET);
-        (dialog.exchanges, dialog.unmatched) = (ledger.reported, ledger.lost_to(Cause::Unmatched));
+        let once = pipeline.ledger(TARGET);
+        (dialog.requests, dialog.unmatched) = (once.seen, once.lost_to(Cause::Unmatched));
         (1..4).for_each(|round| dialog.play(1, round, &mut pipeline));
         let ledger = pipeline.ledger(TARGET);
-        let known = 4 * (dialog.exchanges + dialog.unmatched);
-        let is_whole = ledger.seen == known && ledger.reported == 4 * dialog.exchanges;
-        (dialog.exchanges > 0 && is_whole && ledger.aborted_responses == 0).then_some(dialog)
+        let is_regular = ledger.seen == 4 * once.seen && ledger.reported == 4 * once.reported;
+        let is_whole = is_regular && ledger.missed() == 0 && ledger.aborted_responses == 0;
+        (once.reported > 0 && is_whole).then_some(dialog)
     }
 
     /// Heads of which the record that begins a turn has not all.
