@@ -53,6 +53,7 @@ pub struct AgentBuilder {
     is_configured: bool,
     hub: Option<String>,
     sync_interval: Option<String>,
+    log_level: &'static str,
     args: Vec<String>,
     state_dir: Arc<Scratch>,
 }
@@ -222,6 +223,7 @@ impl AgentBuilder {
             is_configured: false,
             hub: None,
             sync_interval: Some("500ms".to_owned()),
+            log_level: "debug",
             args: Vec::new(),
             state_dir: Arc::new(Scratch::new("state")),
         }
@@ -259,6 +261,12 @@ impl AgentBuilder {
         self
     }
 
+    /// Logs what it logs for users, and not every line it has.
+    pub fn with_the_usual_log(mut self) -> Self {
+        self.log_level = "info";
+        self
+    }
+
     /// Keeps its state where another agent did.
     pub fn state_dir(mut self, dir: &Arc<Scratch>) -> Self {
         self.state_dir = Arc::clone(dir);
@@ -285,7 +293,7 @@ impl AgentBuilder {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
-        command.args(&self.targets).args(["--log-format", "json", "--log-level", "debug"]);
+        command.args(&self.targets).args(["--log-format", "json", "--log-level", self.log_level]);
         command.arg("--state-dir").arg(&**self.state_dir);
         command.arg("--runtime-dir").arg(runtime_dir(&self.state_dir));
         match &self.hub {

@@ -233,7 +233,8 @@ pub fn chunks(length: usize) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-pub(crate) fn free_port() -> u16 {
+/// A port of 127.0.0.1 that nobody listens on just now.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a listener has an address").port()
 }

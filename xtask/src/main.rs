@@ -1,7 +1,8 @@
-//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `fuzz`, `test`, `e2e`. Each brings
-//! what the machine lacks, asks nothing, and does nothing twice.
+//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `bench`, `fuzz`, `test`, `e2e`. Each
+//! brings what the machine lacks, asks nothing, and does nothing twice.
 #![allow(clippy::print_stdout, reason = "talking to whoever typed the command is what this program is for")]
 
+mod bench;
 mod demo;
 mod e2e;
 #[path = "../../agent/ebpf_toolchain.rs"]
@@ -46,6 +47,8 @@ enum Task {
     Record(record::Args),
     /// Traffic for minutes on end, while servers restart and clients go away (needs root)
     Soak(soak::Args),
+    /// Measure what the agent costs, and write docs/performance.md (needs root and an otherwise idle machine)
+    Bench(bench::Args),
     /// Feed the agent what the fuzzer makes up
     Fuzz(fuzz::Args),
     /// Formatting, clippy and all tests, those through the kernel included (needs root)
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Servers => servers::install(),
         Task::Record(args) => record::run(&args),
         Task::Soak(args) => soak::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Test => test::run(),
         Task::E2e(args) => e2e::run(&args),
