@@ -55,6 +55,8 @@ pub struct AgentRun {
 
 /// So that no run measures how a server warms up, seconds.
 const WARM_UP: u64 = 1;
+/// Few, so that they are all open in that time.
+const WARM_UP_CONNECTIONS: usize = 32;
 
 impl Company {
     /// All that a server can be measured in.
@@ -79,33 +81,27 @@ impl Company {
 
 /// Everything a server takes.
 pub fn full(subject: Subject, company: Company, cpus: Cpus, connections: usize, seconds: u64) -> Run {
-    run(subject, company, cpus, connections, |server| {
+    run(subject, company, cpus, |server| {
         load::full(subject, server.address(), cpus.load, connections, seconds)
     })
 }
 
 /// A rate below that, by ourselves.
 pub fn steady(subject: Subject, company: Company, cpus: Cpus, rate: f64, seconds: u64) -> Run {
-    run(subject, company, cpus, 16, |server| {
+    run(subject, company, cpus, |server| {
         let _here = Pinned::to(cpus.load);
         load::steady(subject, server.address(), rate, seconds)
     })
 }
 
-fn run(
-    subject: Subject,
-    company: Company,
-    cpus: Cpus,
-    connections: usize,
-    load: impl FnOnce(&Server) -> Seen,
-) -> Run {
+fn run(subject: Subject, company: Company, cpus: Cpus, load: impl FnOnce(&Server) -> Seen) -> Run {
     let hub = FakeHub::start();
     let official = match company {
         Company::Official(client) => Some((client, &hub)),
         _ => None,
     };
     let server = subject.start(cpus.server, official);
-    load::full(subject, server.address(), cpus.load, connections, WARM_UP);
+    load::full(subject, server.address(), cpus.load, WARM_UP_CONNECTIONS, WARM_UP);
     let idle = Idle::start();
     let agent = match company {
         Company::Agent => Some(watch(server.pid(), &hub)),
@@ -191,7 +187,7 @@ fn pin(cpus: &str) {
 pub fn kernel_time(subject: Subject, cpus: Cpus, connections: usize, seconds: u64) -> BTreeMap<String, f64> {
     let hub = FakeHub::start();
     let server = subject.start(cpus.server, None);
-    load::full(subject, server.address(), cpus.load, connections, WARM_UP);
+    load::full(subject, server.address(), cpus.load, WARM_UP_CONNECTIONS, WARM_UP);
     let agent = watch(server.pid(), &hub);
     let _statistics = Statistics::on();
     let before = run_times(agent.pid());
