@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tests::agent::{Agent, Ledger, Stopped};
 use tests::fake_hub::FakeHub;
+use tests::machine;
 use tests::process::ending_with_us;
 
 use crate::load::{self, Seen};
@@ -89,7 +90,8 @@ pub fn full(subject: Subject, company: Company, cpus: Cpus, connections: usize, 
 /// A rate below that, by ourselves.
 pub fn steady(subject: Subject, company: Company, cpus: Cpus, rate: f64, seconds: u64) -> Run {
     run(subject, company, cpus, |server| {
-        let _here = Pinned::to(cpus.load);
+        // Who waits for the processor measures that, and nothing of the server.
+        let (_here, _first) = (Pinned::to(cpus.load), machine::first_in_line());
         load::steady(subject, server.address(), rate, seconds)
     })
 }
