@@ -7,8 +7,9 @@ use tests::agent::Agent;
 use tests::app::{App, Server};
 use tests::client::{Exchange, Request};
 use tests::fake_hub::{FakeHub, Kind, Received};
+use tests::histogram::Histogram;
 use tests::machine;
-use tests::otlp::{Signal, buckets, log_records, points};
+use tests::otlp::{Signal, log_records, points};
 
 use crate::traffic::{self, Pace, RUSH};
 
@@ -17,44 +18,6 @@ type Key = (String, String, u64, Option<String>);
 
 /// How long a client may wait beyond what the server takes. A bin of the hub's is as long.
 const WAIT_S: f64 = 0.01;
-
-/// Values of one key, as a histogram has them.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Histogram {
-    count: u64,
-    sum: f64,
-    zeros: u64,
-    buckets: BTreeMap<i64, u64>,
-}
-
-impl Histogram {
-    fn add(&mut self, value: f64) {
-        self.count += 1;
-        self.sum += value;
-        if value == 0.0 {
-            self.zeros += 1;
-        } else {
-            *self.buckets.entry(bucket(value)).or_default() += 1;
-        }
-    }
-
-    fn add_point(&mut self, point: &Value) {
-        let number = |name: &str| point[name].as_u64().unwrap_or(0);
-        assert_eq!(point["scale"], 3);
-        self.count += number("count");
-        self.sum += point["sum"].as_f64().expect("a point has a sum");
-        self.zeros += number("zero_count");
-        for (index, count) in buckets(point) {
-            *self.buckets.entry(index).or_default() += count;
-        }
-    }
-}
-
-/// The smallest i with value <= 2^((i+1)/8). As exact as a logarithm is; sizes of traffic are whole numbers or far from
-/// a boundary.
-fn bucket(value: f64) -> i64 {
-    (value.log2() * 8.0).ceil() as i64 - 1
-}
 
 fn truth(exchanges: &[Exchange], value: impl Fn(&Exchange) -> Option<f64>) -> BTreeMap<Key, Histogram> {
     let mut found = BTreeMap::<Key, Histogram>::new();

@@ -8,6 +8,7 @@ pub mod client;
 pub mod comparison;
 pub mod crowd;
 pub mod eventually;
+pub mod histogram;
 pub mod machine;
 pub mod matrix;
 pub mod neighbours;

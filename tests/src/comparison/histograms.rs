@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Difference, NONE, cut};
 use crate::fake_hub::{FakeHub, Kind};
-use crate::otlp::{Signal, buckets, points};
+use crate::histogram::Histogram;
+use crate::otlp::{Signal, points};
 
 /// Everything that a collector got of requests.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,19 +20,6 @@ struct Request {
     request_size: Histogram,
     response_size: Histogram,
 }
-
-/// Several exports added up.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Histogram {
-    count: u64,
-    sum: f64,
-    zeros: u64,
-    /// By index, at the scale that all of them have.
-    buckets: BTreeMap<i64, u64>,
-}
-
-/// Eight buckets from one power of two to the next.
-const SCALE: i64 = 3;
 
 impl Histograms {
     /// # Panics
@@ -50,7 +38,7 @@ impl Histograms {
             ("http.server.response.body.size", |request| &mut request.response_size),
         ] {
             for point in points(exports.iter().copied(), metric) {
-                part(histograms.0.entry(subject(&point["attributes"])).or_default()).add(point);
+                part(histograms.0.entry(subject(&point["attributes"])).or_default()).add_point(point);
             }
         }
         histograms
@@ -94,42 +82,4 @@ fn subject(attributes: &Value) -> String {
     let by = attributes["apitally.consumer.identifier"].as_str();
     let by = by.map(|consumer| format!(" by {}", cut(consumer))).unwrap_or_default();
     format!("{} {} {status}{by}", text("http.request.method"), text("http.route"))
-}
-
-impl Histogram {
-    fn add(&mut self, point: &Value) {
-        assert_eq!(point["scale"], SCALE, "{point}");
-        self.count += point["count"].as_u64().expect("a point has a count");
-        self.sum += point["sum"].as_f64().expect("a point has a sum");
-        self.zeros += point["zero_count"].as_u64().unwrap_or(0);
-        for (bucket, count) in buckets(point) {
-            *self.buckets.entry(bucket).or_default() += count;
-        }
-    }
-
-    /// Whether the values can be paired so that no pair is more than one bucket apart.
-    fn within_one_bucket(&self, other: &Self) -> bool {
-        let values = |histogram: &Self| -> Vec<i64> {
-            histogram.buckets.iter().flat_map(|(bucket, count)| (0..*count).map(|_| *bucket)).collect()
-        };
-        let (ours, theirs) = (values(self), values(other));
-        self.count == other.count
-            && self.zeros == other.zeros
-            && ours.len() == theirs.len()
-            && ours.iter().zip(&theirs).all(|(ours, theirs)| ours.abs_diff(*theirs) <= 1)
-    }
-
-    fn as_sizes(&self) -> String {
-        if self.count == 0 {
-            "unknown".to_owned()
-        } else {
-            format!("{} B of {}, {}", self.sum, self.count, self.as_buckets())
-        }
-    }
-
-    fn as_buckets(&self) -> String {
-        let zeros = (self.zeros > 0).then(|| format!("zero:{}", self.zeros));
-        let buckets = self.buckets.iter().map(|(bucket, count)| format!("{bucket}:{count}"));
-        zeros.into_iter().chain(buckets).collect::<Vec<_>>().join(" ")
-    }
 }
