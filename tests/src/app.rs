@@ -9,11 +9,9 @@ mod scripts;
 mod server;
 mod version;
 
-use std::fs::{self, File};
+use std::fs::{self};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use crate::client::{Address, Client, Request};
@@ -159,8 +157,8 @@ impl AppBuilder {
         };
         let behind = row.before.map(|server| Box::new(App::start(server)));
         let site = Site { address: &address, dir: &dir, behind: behind.as_deref().map(App::address) };
-        let child = self.spawn(&site);
-        let mut app = App { group: ProcessGroup::of(child), address, dir, behind };
+        let group = self.spawn(&site);
+        let mut app = App { group, address, dir, behind };
         let started = eventually(&format!("{:?} answers", self.server), START, || {
             if app.group.leader_has_exited() {
                 return Some(false);
@@ -171,18 +169,13 @@ impl AppBuilder {
         if started { Ok(app) } else { Err(app.log()) }
     }
 
-    fn spawn(&self, site: &Site<'_>) -> Child {
+    fn spawn(&self, site: &Site<'_>) -> ProcessGroup {
         let mut command = (self.server.row().command)(site);
-        let log = File::create(site.dir.join("log")).expect("a fresh directory can be written to");
         command
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .current_dir(apps_dir())
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file can be shared"))
-            .stderr(log);
-        command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+            .current_dir(apps_dir());
+        ProcessGroup::start(&mut command, &site.dir.join("log"))
     }
 }
 

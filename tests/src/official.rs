@@ -1,9 +1,8 @@
 //! Apps that report by their official client, all with the same API (see `tests/e2e/apps/official`).
 
-use std::fs::{self, File};
+use std::fs::{self};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -64,19 +63,14 @@ impl Official {
                 command.env("PAUSE", PAUSE.as_secs_f64().to_string())
             }
         };
-        let log = File::create(dir.join("log")).expect("a fresh directory can be written to");
         command
             // The clients keep their identity in the directory for temporary files.
             .env("TMPDIR", &*dir)
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .current_dir(apps_dir().join("official"))
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file can be shared"))
-            .stderr(log);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+            .current_dir(apps_dir().join("official"));
+        let group = ProcessGroup::start(&mut command, &dir.join("log"));
         let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        Self { group: ProcessGroup::of(child), address, dir }
+        Self { group, address, dir }
     }
 
     /// The process that was started.

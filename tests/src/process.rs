@@ -1,8 +1,10 @@
 //! Processes that we started, and what the kernel says about them.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::process::{Child, Command, ExitStatus};
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -16,6 +18,20 @@ pub struct ProcessGroup {
 }
 
 impl ProcessGroup {
+    /// Starts a leader that hears nothing, and writes what it says to the file `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let log = File::create(log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be shared"))
+            .stderr(log);
+        Self::of(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
     /// `leader` was spawned with `process_group(0)`.
     pub fn of(leader: Child) -> Self {
         Self { leader }

@@ -1,9 +1,8 @@
 //! What is measured: servers of which each request costs little, each on one processor of its own.
 
-use std::fs::{self, File};
+use std::fs::{self};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tests::agent::{CLIENT_ID, WRITE_TOKEN};
@@ -105,19 +104,14 @@ impl Subject {
             }
             None => {}
         }
-        let log = File::create(dir.join("log")).expect("a fresh directory can be written to");
         command
             // The official clients keep their identity in the directory for temporary files.
             .env("TMPDIR", &*dir)
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .current_dir(apps_dir().join("bench"))
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file can be shared"))
-            .stderr(log);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+            .current_dir(apps_dir().join("bench"));
+        let group = ProcessGroup::start(&mut command, &dir.join("log"));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut server = Server { group: ProcessGroup::of(child), address, dir };
+        let mut server = Server { group, address, dir };
         let (method, path, length) = self.request();
         let request = Request::new(method, path).sized(&vec![b'x'; length]);
         eventually(&format!("{} answers", self.name()), START, || {
