@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, fs, io};
 
-use procfs::process::{FDTarget, Process, Stat};
+use procfs::process::{FDTarget, Process, Stat, StatFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// A process, and a handle that tells when it is gone even if the number is taken by another.
@@ -59,12 +59,14 @@ impl Root {
         if process != pid {
             return Err(DiscoverError::Thread { pid, process });
         }
-        // A kernel thread has no memory of its own (proc_pid_status(5): VmSize is missing).
-        if status.vmsize.is_none() && !status.state.starts_with('Z') {
-            return Err(DiscoverError::KernelThread { pid, name: status.name });
-        }
-        if status.state.starts_with('Z') || status.state.starts_with('X') {
-            return Err(DiscoverError::Exited { pid });
+        // Neither a kernel thread nor a process on its way out has memory of its own (proc_pid_status(5): VmSize is
+        // missing).
+        if status.vmsize.is_none() {
+            return Err(if is_kernel_thread(raw) {
+                DiscoverError::KernelThread { pid, name: status.name }
+            } else {
+                DiscoverError::Exited { pid }
+            });
         }
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|_| DiscoverError::NoProcess { pid })?;
         Ok(Self { pid, name: status.name, pidfd })
@@ -77,6 +79,12 @@ impl Root {
         let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
         !matches!(poll(&mut fds, Some(&no_wait)), Ok(ready) if ready > 0)
     }
+}
+
+fn is_kernel_thread(pid: Pid) -> bool {
+    let stat = Process::new(pid.as_raw_nonzero().get()).and_then(|process| process.stat());
+    let flags = stat.ok().and_then(|stat| StatFlags::from_bits(stat.flags));
+    flags.is_some_and(|flags| flags.contains(StatFlags::PF_KTHREAD))
 }
 
 /// Whether a process is there and alive; a zombie is not.
