@@ -66,11 +66,15 @@ fn connections_accepted_by_another_process_are_seen() {
 /// Lengths of bodies, both ways.
 const SIZES: [usize; 9] = [1, 2, 3, 100, 4095, 10_000, 65_537, 300_000, 1_000_000];
 
+/// Room for what the exchanges bring at once: that none is lost when the agent gets no processor for a while is the
+/// subject of other tests.
+const RING_BYTES: &str = "67108864";
+
 /// On several connections at once, and on fresh ones.
 fn check(way: &str) {
     let _machine = machine::in_company();
     let server = Sockets::start(way);
-    let agent = Agent::watching(server.group.pid()).start();
+    let agent = Agent::watching(server.group.pid()).arg("--ring-bytes").arg(RING_BYTES).start();
     let exchanges = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| drive(&server))).collect();
         clients.into_iter().flat_map(|client| client.join().expect("a client finishes")).collect::<Vec<_>>()
