@@ -1,6 +1,6 @@
 //! A connection: its name, its two directions, and what the kernel side remembers about it.
 
-use crate::limits::{MUTE_SETS, MUTE_SLOTS};
+use crate::limits::{MUTE_SETS, MUTE_SLOTS, PID_SLOTS};
 
 /// Inode number of the socket, the one `/proc/PID/fd` shows. Sockets take it from one kernel-wide counter,
 /// so it is the same for every process that holds the socket, and distinct while the socket lives.
@@ -8,6 +8,59 @@ pub type ConnId = u64;
 
 /// Names one watched target for the life of the agent; given out by user space, starting from 1.
 pub type TargetId = u32;
+
+/// A place of the `PID_SLOTS` map, where most looks for the target of a process end.
+///
+/// Written without a lock by both sides. The slot of a process is filled after the process was entered into `TARGETS`, and
+/// spoilt before it is taken out: a slot never says more than the table does. When two processes are entered into one slot
+/// at the same time, the one that finds the other's number there asks the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PidSlot(pub u64);
+
+impl PidSlot {
+    /// No process whose number leads here is or was a target's.
+    pub const EMPTY: PidSlot = PidSlot(0);
+    /// Whoever comes here is to ask the table.
+    pub const ASK: PidSlot = PidSlot(1);
+
+    /// Process `pid` belongs to `target`, which is not 0.
+    #[inline(always)]
+    pub fn of(pid: u32, target: TargetId) -> Self {
+        Self((pid as u64) << 32 | target as u64)
+    }
+
+    /// What the slot is to hold when one more process is entered.
+    #[inline(always)]
+    pub fn entering(self, pid: u32, target: TargetId) -> Self {
+        if self == Self::EMPTY { Self::of(pid, target) } else { Self::ASK }
+    }
+
+    /// The target of process `pid`: none, one, or what the table says.
+    #[inline(always)]
+    pub fn target(self, pid: u32) -> SlotSays {
+        if self == Self::EMPTY {
+            SlotSays::Nobody
+        } else if (self.0 >> 32) as u32 == pid {
+            SlotSays::Target(self.0 as TargetId)
+        } else {
+            SlotSays::AskTable
+        }
+    }
+}
+
+/// What a [`PidSlot`] says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotSays {
+    Nobody,
+    Target(TargetId),
+    AskTable,
+}
+
+/// Where in `PID_SLOTS` a process is.
+#[inline(always)]
+pub fn pid_slot(pid: u32) -> u32 {
+    pid & (PID_SLOTS - 1)
+}
 
 /// Which way bytes moved, as the target sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,4 +171,32 @@ pub type MuteSet = [MuteSlot; MUTE_SLOTS];
 pub fn mute_set(conn: ConnId) -> u32 {
     // Inode numbers come from a counter; the multiplication spreads neighbours over the table.
     (conn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 & (MUTE_SETS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_knows_the_process_that_came_first() {
+        let (pid, neighbour) = (4711, 4711 + PID_SLOTS);
+        assert_eq!(pid_slot(pid), pid_slot(neighbour));
+        assert_eq!(PidSlot::EMPTY.target(pid), SlotSays::Nobody);
+
+        let one = PidSlot::EMPTY.entering(pid, 3);
+        assert_eq!(one.target(pid), SlotSays::Target(3));
+        assert_eq!(one.target(neighbour), SlotSays::AskTable);
+
+        let two = one.entering(neighbour, 4);
+        assert_eq!(two.target(pid), SlotSays::AskTable);
+        assert_eq!(two.target(neighbour), SlotSays::AskTable);
+    }
+
+    #[test]
+    fn a_slot_that_was_in_use_asks_the_table() {
+        for pid in [1, 4711, u32::MAX] {
+            assert_eq!(PidSlot::ASK.target(pid), SlotSays::AskTable);
+            assert_eq!(PidSlot::ASK.entering(pid, 3).target(pid), SlotSays::AskTable);
+        }
+    }
 }

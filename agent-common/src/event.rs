@@ -39,8 +39,11 @@ pub struct RecordHeader {
     pub direction: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// Written out: implicit padding is garbage, and `IntoBytes` refuses it.
-    pub _pad: [u8; 7],
+    /// Written out: implicit padding is garbage, and `IntoBytes` refuses it. In these pieces a compiler writes it with
+    /// three instructions; for seven bytes in an array, one of them at any address, it called a loop.
+    pub _pad: u8,
+    pub _pad2: u16,
+    pub _pad4: u32,
 }
 
 impl RecordHeader {

@@ -1,14 +1,20 @@
 //! Every size and count both sides rely on, each with its reason.
 
 /// Payload of the ring-buffer size classes. `bpf_ringbuf_reserve` wants a size the verifier knows, so there
-/// is one reservation per class instead of one of the largest size. The classes are a small head, a usual
-/// head or a short message, a page, a piece of a long message, and two for the bulk of very long ones.
-pub const CLASS_PAYLOADS: [usize; 6] = [256, 1024, 4096, 16_384, 65_536, 262_144];
+/// is one reservation per class instead of one of the largest size. The classes are heads and short messages in four
+/// sizes, since room that is left over is memory that both sides drag through their caches, a piece of a long
+/// message, and two for the bulk of very long ones.
+pub const CLASS_PAYLOADS: [usize; 8] = [256, 512, 1024, 2048, 4096, 16_384, 65_536, 262_144];
 
 /// Largest piece of one record, bytes. The two largest classes are used only where there is enough to fill
 /// them, so that nothing is wasted; this is the largest of the others.
-pub const PIECE: usize = CLASS_PAYLOADS[3];
-pub const PIECE_MAX: usize = CLASS_PAYLOADS[5];
+pub const PIECE: usize = CLASS_PAYLOADS[5];
+pub const PIECE_MAX: usize = CLASS_PAYLOADS[7];
+
+/// A call with up to this many buffers that moved up to this many bytes is one record: the heads and the short bodies
+/// that servers write in one go.
+pub const GATHERED_BUFFERS: usize = 4;
+pub const GATHERED: usize = CLASS_PAYLOADS[4] / 2;
 
 /// Bytes copied from the beginning of one call. Servers on asyncio and uvloop read up to 256 KiB at once, those
 /// on hyper up to 480 KiB, and a chunked body is exact only when each of its chunk sizes is seen; what is known
@@ -46,6 +52,10 @@ pub const TARGETS: u32 = 1024;
 
 /// Processes (thread groups) of all targets together. A fork beyond it is counted (`TargetsFull`).
 pub const TARGET_PROCESSES: u32 = 16_384;
+
+/// Slots of the first look whether a process is a target's: 64 KiB.
+pub const PID_SLOTS: u32 = 8192;
+const _: () = assert!(PID_SLOTS.is_power_of_two());
 
 /// Ring buffer, bytes; a power of two. Its pages count twice in our resident memory (they are mapped twice
 /// in a row), so this is a trade of 16 MiB resident for about 100 ms of the harshest load.

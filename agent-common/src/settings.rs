@@ -11,8 +11,8 @@ pub struct Settings {
     /// `thread_info.status` within `task_struct`; says whether a system call is a 32-bit one (x86).
     pub task_thread_status: u32,
     pub files_fdt: u32,
+    /// `fdtable.max_fds`, a u32 that 8 bytes are left for; `fdtable.fd` is behind them.
     pub fdt_max_fds: u32,
-    pub fdt_fd: u32,
     pub file_inode: u32,
     pub file_private_data: u32,
     /// The reference count: `f_count` up to 6.12, `f_ref.refcnt` from 6.13.
@@ -39,7 +39,7 @@ pub struct Settings {
     /// What the reference count of a file reads when one reference is left: 1 up to 6.12, 0 from 6.13
     /// (`FILE_REF_ONEREF`).
     pub file_count_one: u32,
-    /// Waiting bytes at which user space is woken.
+    /// User space is woken each time when so many more bytes wait; a power of two.
     pub wakeup_bytes: u32,
     /// Waiting bytes beyond which there is no room for data. What is left is for records without any: an end, a
     /// close, a process.

@@ -128,11 +128,14 @@ const TS_COMPAT: u32 = 2;
 /// `struct pt_regs` (arch/x86/include/asm/ptrace.h), from the first register that holds an argument of a
 /// 32-bit call to the last that holds one of any; at the end of a system call the arguments are still there.
 const BX: u64 = 40;
-const ORIG_AX: u64 = 120;
 
-/// The registers of a system call.
+/// Where the registers of a system call are.
 #[derive(Clone, Copy)]
 pub struct Regs(pub u64);
+
+/// What they hold, from `BX` to `ORIG_AX`.
+#[derive(Clone, Copy)]
+pub struct Registers([u64; 11]);
 
 /// How a process passes numbers and structures to the kernel.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,17 +156,24 @@ pub struct Args {
 }
 
 impl Regs {
+    /// All at once: a look into kernel memory costs more than the words that it copies.
+    #[inline(always)]
+    pub fn read(self) -> Result<Registers, DropReason> {
+        raw::read_kernel(self.0 + BX).map(Registers).ok_or(DropReason::KernelFault)
+    }
+}
+
+impl Registers {
     /// The system call's number.
     #[inline(always)]
-    pub fn number(self) -> Result<u64, DropReason> {
-        raw::read_kernel(self.0 + ORIG_AX).ok_or(DropReason::KernelFault)
+    pub fn number(&self) -> u64 {
+        self.0[10]
     }
 
     #[inline(always)]
-    pub fn args(self, abi: Abi) -> Result<Args, DropReason> {
-        let [bx, _r11, r10, _r9, _r8, _ax, cx, dx, si, di]: [u64; 10] =
-            raw::read_kernel(self.0 + BX).ok_or(DropReason::KernelFault)?;
-        Ok(match abi {
+    pub fn args(&self, abi: Abi) -> Args {
+        let [bx, _r11, r10, _r9, _r8, _ax, cx, dx, si, di, _orig_ax] = self.0;
+        match abi {
             Abi::Native => Args { fd: di as u32, second: si, third: dx, fourth: r10 },
             Abi::Compat => Args {
                 fd: bx as u32,
@@ -171,7 +181,7 @@ impl Regs {
                 third: u64::from(dx as u32),
                 fourth: u64::from(si as u32),
             },
-        })
+        }
     }
 }
 

@@ -12,10 +12,13 @@
 use core::ffi::c_void;
 
 use agent_common::{
-    conn::Direction,
+    conn::{ConnState, Direction},
     drops::DropReason,
     event::{Kind, RecordHeader, flag},
-    limits::{CAPTURE_PER_CALL, CLASS_PAYLOADS, IOVECS_UNROLLED, IOVECS_WITH_LOOP, PIECE, TAIL},
+    limits::{
+        CAPTURE_PER_CALL, CLASS_PAYLOADS, GATHERED, GATHERED_BUFFERS, IOVECS_UNROLLED, IOVECS_WITH_LOOP,
+        PIECE, TAIL,
+    },
 };
 
 use crate::{
@@ -54,6 +57,38 @@ impl Source {
         Self { address, count: count.min(1024) as u32 | compat }
     }
 
+    /// Whether the `moved` bytes are those of one buffer and one record, as with most calls.
+    #[inline(always)]
+    pub fn is_piece(self, moved: u64) -> bool {
+        self.count == Self::BUFFER && moved <= PIECE as u64
+    }
+
+    /// Whether the `moved` bytes are those of a few buffers and one record.
+    #[inline(always)]
+    pub fn is_gathered(self, moved: u64) -> bool {
+        self.iovec_count() <= GATHERED_BUFFERS as u32 && moved <= GATHERED as u64
+    }
+
+    /// Address and length of the first buffers, as many as there are.
+    #[inline(always)]
+    pub fn first_iovecs(self) -> Option<[[u64; 2]; GATHERED_BUFFERS]> {
+        let mut iovecs = [[0; 2]; GATHERED_BUFFERS];
+        if self.abi() == Abi::Native {
+            return raw::read_user_array(&mut iovecs, self.address, self.iovec_count()).then_some(iovecs);
+        }
+        for (index, iovec) in (0..self.iovec_count()).zip(&mut iovecs) {
+            *iovec = self.iovec(index)?;
+        }
+        Some(iovecs)
+    }
+
+    /// Address and length of buffer `index`.
+    #[inline(always)]
+    fn iovec(self, index: u32) -> Option<[u64; 2]> {
+        let abi = self.abi();
+        abi.iovec(self.address + u64::from(index) * abi.iovec_len())
+    }
+
     #[inline(always)]
     fn abi(self) -> Abi {
         if self.count & Self::COMPAT != 0 { Abi::Compat } else { Abi::Native }
@@ -82,13 +117,12 @@ impl Source {
 
     #[inline(always)]
     fn first_of_several(self, moved: u64) -> Option<(u64, u64)> {
-        let abi = self.abi();
         // verifier: a constant bound. More empty buffers than these are an oddity that nobody was seen to need.
         for index in 0..EMPTY_BUFFERS {
             if index >= self.iovec_count() {
                 break;
             }
-            let [address, len] = abi.iovec(self.address + u64::from(index) * abi.iovec_len())?;
+            let [address, len] = self.iovec(index)?;
             if len > 0 {
                 return Some((address, len.min(moved)));
             }
@@ -136,7 +170,7 @@ impl Marks {
     /// The marks of a record that begins at byte `at` of its call: behind the first byte it begins
     /// neither a call nor a turn.
     #[inline(always)]
-    fn at(self, at: u64) -> Self {
+    pub fn at(self, at: u64) -> Self {
         if at == 0 { self } else { Self(self.0 & !Self::STARTS) }
     }
 }
@@ -167,9 +201,16 @@ impl Pair {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tap_piece(conn: u64, offset: u64, address: u64, lens: u64, marks: u64) -> u64 {
-    let (lens, marks) = (Pair(lens), Marks(marks));
+    let marks = Marks(marks);
     let Some(state) = raw::conn_state(conn) else { return 0 };
-    let mut header = RecordHeader {
+    let mut header = header(state, conn, offset, Pair(lens), marks);
+    note(state, emit::data(&mut header, address, marks.wake()));
+    0
+}
+
+#[inline(always)]
+fn header(state: &ConnState, conn: u64, offset: u64, lens: Pair, marks: Marks) -> RecordHeader {
+    RecordHeader {
         ktime_ns: raw::now_ns(),
         conn,
         offset,
@@ -182,9 +223,15 @@ pub extern "C" fn tap_piece(conn: u64, offset: u64, address: u64, lens: u64, mar
         kind: Kind::Data as u8,
         direction: marks.direction() as u8,
         flags: marks.0 as u8,
-        _pad: [0; 7],
-    };
-    let outcome = emit::data(&mut header, address, marks.wake());
+        _pad: 0,
+        _pad2: 0,
+        _pad4: 0,
+    }
+}
+
+/// Keeps in mind what became of a data record.
+#[inline(always)]
+fn note(state: &mut ConnState, outcome: Result<(), DropReason>) {
     if let Err(reason) = outcome {
         raw::count_drop(reason);
     }
@@ -193,7 +240,6 @@ pub extern "C" fn tap_piece(conn: u64, offset: u64, address: u64, lens: u64, mar
     } else {
         conns::told(state);
     }
-    0
 }
 
 /// The walk over the buffers of one call.
@@ -253,6 +299,35 @@ impl Pieces {
             compat: u64::from(source.abi() == Abi::Compat),
         }
     }
+
+    /// The buffers of a call with several, before the first step.
+    #[inline(always)]
+    fn source(&self) -> Source {
+        let abi = if self.compat == 1 { Abi::Compat } else { Abi::Native };
+        Source::iovecs(self.iovecs, self.iovecs_left, abi)
+    }
+}
+
+/// Emits the one record of a call for which [`Source::is_piece`] holds of what is wanted; `raw::pieces` has the rest of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_one_piece() -> u64 {
+    let Some(pieces) = raw::pieces() else { return 0 };
+    let len = (pieces.moved - pieces.skip) as u32;
+    let (offset, address) = (pieces.base + pieces.skip, pieces.buffer + pieces.skip);
+    tap_piece(pieces.conn, offset, address, Pair::new(len, len).0, pieces.marks.at(pieces.skip).0)
+}
+
+/// Emits the one record of a call for which [`Source::is_gathered`] holds and of which all is wanted; likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_gathered() -> u64 {
+    let Some(pieces) = raw::pieces() else { return 0 };
+    let Some(state) = raw::conn_state(pieces.conn) else { return 0 };
+    let lens = Pair::new(pieces.moved as u32, pieces.moved as u32);
+    let mut header = header(state, pieces.conn, pieces.base, lens, pieces.marks);
+    note(state, emit::gathered(&mut header, pieces.source(), pieces.marks.wake()));
+    0
 }
 
 /// Emits the records of one call, which `raw::pieces` holds.
@@ -353,7 +428,7 @@ fn advance(pieces: &mut Pieces) -> i64 {
 /// How much of `available` bytes goes into one record.
 #[inline(always)]
 fn piece_of(available: u64) -> u64 {
-    let bulk = [CLASS_PAYLOADS[5] as u64, CLASS_PAYLOADS[4] as u64];
+    let bulk = [CLASS_PAYLOADS[7] as u64, CLASS_PAYLOADS[6] as u64];
     if available >= bulk[0] {
         bulk[0]
     } else if available >= bulk[1] {

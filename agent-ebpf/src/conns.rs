@@ -51,15 +51,6 @@ pub fn enter(socket: Socket, target: TargetId, origin: Origin) -> Result<bool, D
     Ok(true)
 }
 
-/// Whether bytes on this socket may be of interest. A socket that is new to us is entered.
-#[inline(always)]
-pub fn is_watchable(socket: Socket, target: TargetId) -> Result<bool, DropReason> {
-    match raw::conn_state(socket.conn) {
-        Some(state) => Ok(state.role != role::IGNORED),
-        None => enter(socket, target, Origin::MetInTheMiddle),
-    }
-}
-
 /// Moves a direction on by `moved` bytes, after which the same call moved `later` ones; answers the position of
 /// the first of them. Bytes that moved before them by a call we did not see lie between the last position and
 /// this one. `None`: they did not move on this connection. The call began on another one, which was closed

@@ -32,7 +32,7 @@ pub fn on_enter(ctx: &impl EbpfContext, regs: impl FnOnce() -> Regs, number: u64
         Abi::Compat => compat,
     };
     let Some(number) = number.filter(|number| closes(*number)) else { return Ok(0) };
-    let args = regs().args(abi)?;
+    let args = regs().read()?.args(abi);
     let closed = if number == nr::CLOSE {
         args.fd
     } else if args.second as u32 == args.fd {
@@ -82,6 +82,7 @@ pub fn on_fork(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
         return Ok(0); // a thread
     }
     TARGETS.insert(pid, current.target, 0).map_err(|_| DropReason::TargetsFull)?;
+    raw::fill_pid_slot(pid, current.target);
     debug!(ctx, "pid {}: forked {}", current.pid, pid);
     process(Current { pid, ..current }, Kind::ProcessForked)
 }
@@ -97,6 +98,7 @@ pub fn on_exit(ctx: &RawTracePointContext) -> Result<i32, DropReason> {
     if live > 0 {
         return Ok(0); // a thread
     }
+    raw::spoil_pid_slot(current.pid);
     // Not there: removed by user space a moment ago.
     let _ = TARGETS.remove(current.pid);
     debug!(ctx, "pid {}: exited", current.pid);

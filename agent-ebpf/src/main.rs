@@ -33,6 +33,7 @@ use crate::{arch::Regs, capture::Walk, raw::count_drop};
 /// there at once, so there is no table of calls in flight that could leak. Costs every system call of the
 /// host one look-up. This form walks many buffers with `bpf_loop`, which needs Linux 5.17.
 #[raw_tracepoint(tracepoint = "sys_exit")]
+#[inline(always)]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let (regs, result) = (|| Regs(ctx.arg(0)), ctx.arg::<u64>(1) as i64);
     syscall::on_exit(&ctx, regs, result, Walk::WithLoop).unwrap_or_else(count_drop)
@@ -40,6 +41,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 
 /// The same for kernels without `bpf_loop`: fewer buffers, in an ordinary bounded loop.
 #[raw_tracepoint(tracepoint = "sys_exit")]
+#[inline(always)]
 pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
     let (regs, result) = (|| Regs(ctx.arg(0)), ctx.arg::<u64>(1) as i64);
     syscall::on_exit(&ctx, regs, result, Walk::Unrolled).unwrap_or_else(count_drop)
@@ -51,9 +53,13 @@ pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
 /// Hook: tracepoint `raw_syscalls:sys_exit`, by way of perf, which still turns preemption off. Its record
 /// holds number and result; the registers are the task's.
 #[tracepoint]
+#[inline(always)]
 pub fn sys_exit_perf(ctx: TracePointContext) -> u32 {
-    let on_exit = |result| syscall::on_exit(&ctx, || Regs(raw::task_regs()), result, Walk::WithLoop);
-    record::<i64>(&ctx, RECORD_RESULT).and_then(on_exit).unwrap_or_else(count_drop) as u32
+    let outcome = match record(&ctx, RECORD_RESULT) {
+        Ok(result) => syscall::on_exit(&ctx, || Regs(raw::task_regs()), result, Walk::WithLoop),
+        Err(reason) => Err(reason),
+    };
+    outcome.unwrap_or_else(count_drop) as u32
 }
 
 /// The end of connections: `close` and `dup2` as they begin, when the descriptor still leads to its socket.
@@ -61,6 +67,7 @@ pub fn sys_exit_perf(ctx: TracePointContext) -> u32 {
 /// Hook: raw tracepoint `sys_enter(struct pt_regs *regs, long id)`. The number is an argument of the
 /// tracepoint, so any other system call costs a comparison.
 #[raw_tracepoint(tracepoint = "sys_enter")]
+#[inline(always)]
 pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     lifecycle::on_enter(&ctx, || Regs(ctx.arg(0)), ctx.arg(1)).unwrap_or_else(count_drop)
 }
@@ -69,6 +76,7 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
 ///
 /// Hook: tracepoint `raw_syscalls:sys_enter`.
 #[tracepoint]
+#[inline(always)]
 pub fn sys_enter_perf(ctx: TracePointContext) -> u32 {
     let on_enter = |number| lifecycle::on_enter(&ctx, || Regs(raw::task_regs()), number);
     record::<u64>(&ctx, RECORD_NUMBER).and_then(on_enter).unwrap_or_else(count_drop) as u32
@@ -79,6 +87,7 @@ pub fn sys_enter_perf(ctx: TracePointContext) -> u32 {
 /// Hook: raw tracepoint `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, in
 /// the context of the parent, before the child runs.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
+#[inline(always)]
 pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     lifecycle::on_fork(&ctx).unwrap_or_else(count_drop)
 }
@@ -88,6 +97,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
 /// Hook: raw tracepoint `sched_process_exit(struct task_struct *task, ..)`, in the context of the task,
 /// before its descriptors are closed.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
+#[inline(always)]
 pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     lifecycle::on_exit(&ctx).unwrap_or_else(count_drop)
 }

@@ -19,6 +19,12 @@ use crate::capture::Pieces;
 #[map]
 pub static TARGETS: HashMap<u32, TargetId> = HashMap::with_max_entries(limits::TARGET_PROCESSES, 0);
 
+/// The same as far as it fits, by the last bits of a process's number; see `PidSlot`. What is not a target's is told so
+/// here, at half the cost of a look into the table. A slot that was in use is never empty again: that costs the few
+/// processes that come to it a look into the table.
+#[map]
+pub static PID_SLOTS: Array<u64> = Array::with_max_entries(limits::PID_SLOTS, BPF_F_MMAPABLE);
+
 /// Stream positions of the targets' connections. Written by the programs alone; removed at close, else
 /// least recently used out first: an evicted connection starts over as one met in the middle.
 #[map]
@@ -64,7 +70,6 @@ pub static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings
     task_thread_status: 0,
     files_fdt: 0,
     fdt_max_fds: 0,
-    fdt_fd: 0,
     file_inode: 0,
     file_private_data: 0,
     file_count: 0,

@@ -5,8 +5,8 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use agent_common::{
-    conn::{ConnId, ConnState, Mute, MuteSlot, TargetId, mute_set},
-    drops::{DropReason, TALLIES_AT, Tally},
+    conn::{ConnId, ConnState, Mute, MuteSlot, PidSlot, SlotSays, TargetId, mute_set, pid_slot},
+    drops::{COUNTERS, DropReason, TALLIES_AT, Tally},
     event::RecordHeader,
     limits::{self, MUTE_SLOTS},
 };
@@ -82,9 +82,34 @@ pub fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// Fills the slot of a process that was entered into `TARGETS` and does not run yet.
+#[inline(always)]
+pub fn fill_pid_slot(pid: u32, target: TargetId) {
+    if let Some(slot) = maps::PID_SLOTS.get_ptr_mut(pid_slot(pid)) {
+        // SAFETY: the pointer comes from a look-up; all read and write the value whole.
+        unsafe { slot.write_volatile(PidSlot(slot.read_volatile()).entering(pid, target).0) }
+    }
+}
+
+/// Spoils the slot of a process that is about to be taken out of `TARGETS`.
+#[inline(always)]
+pub fn spoil_pid_slot(pid: u32) {
+    if let Some(slot) = maps::PID_SLOTS.get_ptr_mut(pid_slot(pid)) {
+        // SAFETY: the pointer comes from a look-up; all read and write the value whole.
+        unsafe { slot.write_volatile(PidSlot::ASK.0) }
+    }
+}
+
 /// The target that `pid` belongs to.
 #[inline(always)]
 pub fn target_of(pid: u32) -> Option<TargetId> {
+    let slot = maps::PID_SLOTS.get_ptr(pid_slot(pid))?;
+    // SAFETY: the pointer comes from a look-up; all read and write the value whole.
+    match PidSlot(unsafe { slot.read_volatile() }).target(pid) {
+        SlotSays::Nobody => return None,
+        SlotSays::Target(target) => return Some(target),
+        SlotSays::AskTable => {}
+    }
     // SAFETY: a u32 that is written whole; a stale value is as good as one read a moment earlier.
     unsafe { maps::TARGETS.get(pid) }.copied()
 }
@@ -95,6 +120,14 @@ pub fn target_of(pid: u32) -> Option<TargetId> {
 pub fn conn_state(conn: ConnId) -> Option<&'static mut ConnState> {
     // SAFETY: the pointer comes from a look-up; map values live as long as the map.
     maps::CONNS.get_ptr_mut(conn).map(|state| unsafe { &mut *state })
+}
+
+/// Reads `count` values of the current process's memory into the first places; false when they are not there.
+#[inline(always)]
+pub fn read_user_array<T: Copy, const N: usize>(into: &mut [T; N], address: u64, count: u32) -> bool {
+    let len = count.min(N as u32) * size_of::<T>() as u32;
+    // SAFETY: `len` is at most the size of `into`; the helper checks `address`. Callers read integers only.
+    unsafe { generated::bpf_probe_read_user(into.as_mut_ptr().cast(), len, address as *const _) == 0 }
 }
 
 /// The walk over the buffers of the call at hand.
@@ -160,7 +193,7 @@ pub fn add_untold(target: TargetId, turns: u64) {
     }
 }
 
-/// `index` is below `COUNTERS`.
+/// verifier: wants to see that `index` is below `COUNTERS`, where it does not know the failures apart.
 #[inline(always)]
 fn add(index: usize, amount: u64) {
     if let Some(counters) = maps::COUNTERS.get_ptr_mut(current_cpu()) {
@@ -170,7 +203,7 @@ fn add(index: usize, amount: u64) {
         // that another of ours comes in between these two instructions costs one count of a diagnostic.
         // SAFETY: the pointer comes from a look-up and is aligned as map values are; the index is within.
         unsafe {
-            let counter = counters.cast::<u64>().add(index);
+            let counter = counters.cast::<u64>().add(index % COUNTERS);
             *counter = (*counter).wrapping_add(amount);
         }
     }
@@ -205,6 +238,27 @@ pub fn fill<const PAYLOAD: usize>(slot: &mut RingBufEntry<Slot<PAYLOAD>>, addres
     // SAFETY: `payload` has room for `PAYLOAD` bytes; the helper checks `address`.
     unsafe {
         let payload = &raw mut (*slot.as_mut_ptr()).payload;
+        generated::bpf_probe_read_user(payload.cast(), len, address as *const _) == 0
+    }
+}
+
+/// Copies `len` bytes of the process's memory into the record behind `at` others, as long as both are within half of the
+/// class. False on a fault.
+#[inline(always)]
+pub fn fill_behind<const PAYLOAD: usize>(
+    slot: &mut RingBufEntry<Slot<PAYLOAD>>,
+    at: u32,
+    address: u64,
+    len: u32,
+) -> bool {
+    // verifier: knows the bound of each number and not that of their sum, hence the halves; see `fill` for the box.
+    let (at, len) = (core::hint::black_box(at), core::hint::black_box(len));
+    if at > PAYLOAD as u32 / 2 || len > PAYLOAD as u32 / 2 {
+        return false;
+    }
+    // SAFETY: `at + len` is at most `PAYLOAD`, the room in `payload`; the helper checks `address`.
+    unsafe {
+        let payload = (&raw mut (*slot.as_mut_ptr()).payload).cast::<u8>().add(at as usize);
         generated::bpf_probe_read_user(payload.cast(), len, address as *const _) == 0
     }
 }

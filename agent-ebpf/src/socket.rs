@@ -17,6 +17,8 @@ const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 /// include/net/tcp_states.h
 const TCP_CLOSE: u8 = 7;
+/// From `i_mode` to `i_ino` in a kernel with access lists and security modules (include/linux/fs.h).
+const INO_BEHIND_MODE: u32 = 64;
 /// Bits of `sk_shutdown` (include/net/sock.h).
 const RCV_SHUTDOWN: u8 = 1;
 const SEND_SHUTDOWN: u8 = 2;
@@ -26,7 +28,7 @@ const SEND_SHUTDOWN: u8 = 2;
 pub struct Socket {
     pub conn: ConnId,
     /// `struct file *`.
-    file: u64,
+    pub file: u64,
 }
 
 /// What kind of connection a stream socket is.
@@ -52,21 +54,27 @@ pub fn find(fd: u32) -> Result<Option<Socket>, DropReason> {
     let at = SETTINGS.load();
     let files: u64 = kernel(raw::current_task(), at.task_files)?;
     let fdt: u64 = kernel(files, at.files_fdt)?;
-    let max_fds: u32 = kernel(fdt, at.fdt_max_fds)?;
-    if fd >= max_fds {
+    let [max_fds, table]: [u64; 2] = kernel(fdt, at.fdt_max_fds)?;
+    if fd >= max_fds as u32 {
         return Ok(None);
     }
-    let table: u64 = kernel(fdt, at.fdt_fd)?;
     let file: u64 = raw::read_kernel(table + u64::from(fd) * 8).ok_or(DropReason::KernelFault)?;
     if file == 0 {
         return Ok(None);
     }
-    let inode: u64 = kernel(file, at.file_inode)?;
-    let mode: u16 = kernel(inode, at.inode_mode)?;
-    if mode & S_IFMT != S_IFSOCK {
-        return Ok(None);
+    let (mode, number) = inode(kernel(file, at.file_inode)?)?;
+    Ok((mode & S_IFMT == S_IFSOCK).then_some(Socket { conn: number, file }))
+}
+
+/// Mode and number of an inode: in one look where they lie as in most kernels.
+#[inline(always)]
+fn inode(inode: u64) -> Result<(u16, u64), DropReason> {
+    let at = SETTINGS.load();
+    if at.inode_ino == at.inode_mode + INO_BEHIND_MODE {
+        let [mode, .., number]: [u64; INO_BEHIND_MODE as usize / 8 + 1] = kernel(inode, at.inode_mode)?;
+        return Ok((mode as u16, number));
     }
-    Ok(Some(Socket { conn: kernel(inode, at.inode_ino)?, file }))
+    Ok((kernel(inode, at.inode_mode)?, kernel(inode, at.inode_ino)?))
 }
 
 impl Socket {

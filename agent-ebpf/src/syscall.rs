@@ -11,7 +11,9 @@ use aya_log_ebpf::debug;
 
 use crate::{
     arch::{self, Abi, Args, Regs, nr, nr32},
-    capture::{Marks, Pair, Pieces, Source, Walk, tap_walk_unrolled, tap_walk_with_loop},
+    capture::{
+        Marks, Pair, Pieces, Source, Walk, tap_gathered, tap_one_piece, tap_walk_unrolled, tap_walk_with_loop,
+    },
     conns::{self, Origin},
     emit::{self, Wake},
     raw,
@@ -42,27 +44,27 @@ pub fn on_exit(
     walk: Walk,
 ) -> Result<i32, DropReason> {
     let Some(current) = target::current() else { return Ok(0) };
-    let regs = regs();
-    let number = regs.number()?;
+    let registers = regs().read()?;
+    let number = registers.number();
     // The common calls of a server that move nothing (epoll_wait, futex, ...) end here.
-    let (native, compat) = (shape_of(number), arch::native_of_compat(number).and_then(shape_of));
-    if native.is_none() && compat.is_none() && number != nr32::SOCKETCALL {
+    let compat = arch::native_of_compat(number);
+    if shape_of(number).is_none() && compat.is_none() && number != nr32::SOCKETCALL {
         return Ok(0);
     }
     let abi = Abi::current();
-    let mut args = regs.args(abi)?;
-    let shape = match abi {
-        Abi::Native => native,
+    let mut args = registers.args(abi);
+    let number = match abi {
+        Abi::Native => number,
         Abi::Compat if number == nr32::SOCKETCALL => {
-            let shape = arch::native_of_socketcall(u64::from(args.fd)).and_then(shape_of);
-            if shape.is_some() {
-                args = args.of_socketcall()?;
-            }
-            shape
+            let Some(number) = arch::native_of_socketcall(u64::from(args.fd)) else { return Ok(0) };
+            args = args.of_socketcall()?;
+            number
         }
-        Abi::Compat => compat,
+        Abi::Compat => compat.unwrap_or(u64::MAX),
     };
-    let Some(shape) = shape else { return Ok(0) };
+    // verifier: the compiler would take up the answer from above, and read what is not there where there was none; up to
+    // Linux 6.2 that is an error.
+    let Some(shape) = shape_of(core::hint::black_box(number)) else { return Ok(0) };
     match shape {
         Shape::Accept => accepted(ctx, current, result)?,
         Shape::Connect => connected(current, &args, result)?,
@@ -186,11 +188,8 @@ fn moved(
     walk: Walk,
 ) -> Result<(), DropReason> {
     let Some(socket) = socket::find(args.fd)? else { return Ok(()) };
-    if !conns::is_watchable(socket, current.target)? {
-        return Ok(());
-    }
     if form == Form::Messages {
-        return messages(socket, args.second, result, flags, walk);
+        return messages(current, socket, args.second, result, flags, walk);
     }
     let source = match form {
         _ if flags.discarded => Source::unreadable(),
@@ -199,13 +198,20 @@ fn moved(
         Form::Message => message_source(args.second, flags.abi)?,
         _ => Source::buffer(args.second),
     };
-    account(socket, source, result, 0, flags.direction, walk);
+    account(current, socket, source, Amount { moved: result, later: 0 }, flags.direction, walk);
     Ok(())
 }
 
 /// `recvmmsg` and `sendmmsg`: `count` messages moved, each with a length of its own.
 #[inline(always)]
-fn messages(socket: Socket, first: u64, count: u64, flags: Moved, walk: Walk) -> Result<(), DropReason> {
+fn messages(
+    current: Current,
+    socket: Socket,
+    first: u64,
+    count: u64,
+    flags: Moved,
+    walk: Walk,
+) -> Result<(), DropReason> {
     let (message_len, len_offset) = flags.abi.mmsghdr();
     let len = |index: u32| -> Result<u64, DropReason> {
         let address = first + u64::from(index) * message_len + len_offset;
@@ -226,7 +232,7 @@ fn messages(socket: Socket, first: u64, count: u64, flags: Moved, walk: Walk) ->
         later = later.saturating_sub(len);
         if len > 0 {
             let source = message_source(first + u64::from(index) * message_len, flags.abi)?;
-            account(socket, source, len, later, flags.direction, walk);
+            account(current, socket, source, Amount { moved: len, later }, flags.direction, walk);
         }
     }
     if count > u64::from(MMSG_MESSAGES) { Err(DropReason::TooManyBuffers) } else { Ok(()) }
@@ -251,9 +257,8 @@ fn spliced(current: Current, args: &Args, result: i64, walk: Walk) -> Result<(),
             None => return Ok(()),
         },
     };
-    if conns::is_watchable(socket, current.target)? {
-        account(socket, Source::unreadable(), result as u64, 0, direction, walk);
-    }
+    let amount = Amount { moved: result as u64, later: 0 };
+    account(current, socket, Source::unreadable(), amount, direction, walk);
     Ok(())
 }
 
@@ -265,43 +270,90 @@ struct Moved {
     abi: Abi,
 }
 
-/// `later`: bytes that the same call moved after these.
+/// How many bytes moved, and how many the same call moved after them.
+#[derive(Clone, Copy)]
+struct Amount {
+    moved: u64,
+    later: u64,
+}
+
+/// Accounts for bytes that moved, on a connection that we know or meet with them, and emits what is wanted of them.
 ///
 /// verifier: the walk is called from here rather than by `tap_account`, whose frame would lie between them
 /// (512 bytes for all frames together up to Linux 6.12).
 #[inline(always)]
-fn account(socket: Socket, source: Source, moved: u64, later: u64, direction: Direction, walk: Walk) {
+fn account(
+    current: Current,
+    socket: Socket,
+    source: Source,
+    amount: Amount,
+    direction: Direction,
+    walk: Walk,
+) {
     let shape = Pair::new(source.count, direction as u32).0;
-    let answer = tap_account(socket.conn, source.address, shape, moved, later);
-    if answer == NOT_WANTED {
-        return;
+    let tap = || tap_account(socket.conn, source.address, shape, amount.moved, amount.later);
+    let mut answer = tap();
+    if answer == NOT_KNOWN && tap_meet(socket.conn, socket.file, current.target.into()) == 1 {
+        answer = tap();
     }
-    if answer == WANTED_WITH_PEER {
+    if answer & WITH_PEER != 0 {
         tap_peer(socket.conn);
     }
-    match walk {
-        Walk::WithLoop => tap_walk_with_loop(),
-        Walk::Unrolled => tap_walk_unrolled(),
+    match (answer & !WITH_PEER, walk) {
+        (ONE_PIECE, _) => tap_one_piece(),
+        (GATHERED, _) => tap_gathered(),
+        (WALK, Walk::WithLoop) => tap_walk_with_loop(),
+        (WALK, Walk::Unrolled) => tap_walk_unrolled(),
+        _ => return,
     };
 }
 
-const NOT_WANTED: u64 = 0;
-const WANTED: u64 = 1;
-/// Before that, user space wants to know who is at the other end.
-const WANTED_WITH_PEER: u64 = 2;
+/// Enters a connection that was there before us. 1 when it is one that we watch.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tap_meet(conn: u64, file: u64, target: u64) -> u64 {
+    match conns::enter(Socket { conn, file }, target as u32, Origin::MetInTheMiddle) {
+        Ok(is_watched) => u64::from(is_watched),
+        Err(reason) => {
+            raw::count_drop(reason);
+            0
+        }
+    }
+}
 
-/// Accounts for `moved` bytes of connection `conn`; when some of them are wanted, puts them into
-/// `raw::pieces` for the walk. `shape` is the source's count and, above it, the direction.
+const DONE: u64 = 0;
+const NOT_KNOWN: u64 = 1;
+/// What is wanted is in `raw::pieces`, and goes out in this way.
+const ONE_PIECE: u64 = 2;
+const GATHERED: u64 = 3;
+const WALK: u64 = 4;
+/// Added to that: before it, user space wants to know who is at the other end.
+const WITH_PEER: u64 = 8;
+
+/// Accounts for `moved` bytes of connection `conn`; says what is to be done about those that are wanted. `shape` is the
+/// source's count and, above it, the direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tap_account(conn: u64, source: u64, shape: u64, moved: u64, later: u64) -> u64 {
     let shape = Pair(shape);
     let source = Source { address: source, count: shape.low() };
     let direction = if shape.high() == 0 { Direction::Ingress } else { Direction::Egress };
-    let Some(wanted) = wanted_of(conn, source, moved, later, direction) else { return NOT_WANTED };
-    let Some(pieces) = raw::pieces() else { return NOT_WANTED };
+    let Some(state) = raw::conn_state(conn) else { return NOT_KNOWN };
+    if state.role == role::IGNORED {
+        return DONE;
+    }
+    let Some(wanted) = wanted_of(conn, state, source, moved, later, direction) else { return DONE };
+    let Some(pieces) = raw::pieces() else { return DONE };
     *pieces = Pieces::new(conn, wanted.base, source, moved, wanted.skip, wanted.marks);
-    if wanted.with_peer { WANTED_WITH_PEER } else { WANTED }
+    let left = moved - wanted.skip;
+    let way = if left > 0 && source.is_piece(left) {
+        ONE_PIECE
+    } else if wanted.skip == 0 && source.is_gathered(moved) {
+        GATHERED
+    } else {
+        WALK
+    };
+    if wanted.with_peer { way | WITH_PEER } else { way }
 }
 
 /// Tells who is at the other end of connection `conn`. Without room for that, it stays unknown until the next turn.
@@ -338,8 +390,14 @@ struct Wanted {
 
 /// Moves the connection's position on; decides its role while that is open. `None`: nothing is wanted.
 #[inline(always)]
-fn wanted_of(conn: u64, source: Source, moved: u64, later: u64, direction: Direction) -> Option<Wanted> {
-    let state = raw::conn_state(conn)?;
+fn wanted_of(
+    conn: u64,
+    state: &mut ConnState,
+    source: Source,
+    moved: u64,
+    later: u64,
+    direction: Direction,
+) -> Option<Wanted> {
     let base = conns::advance(state, direction, moved, later)?;
     // Nothing of a turn counts before the role is decided: the first record begins the first turn.
     if state.role == role::UNKNOWN && !decide_role(state, source, moved, direction) {
@@ -357,7 +415,9 @@ fn wanted_of(conn: u64, source: Source, moved: u64, later: u64, direction: Direc
         raw::tally(Tally::BytesMuted, moved);
         return None;
     }
-    raw::tally(Tally::BytesMuted, skip);
+    if skip > 0 {
+        raw::tally(Tally::BytesMuted, skip);
+    }
     state.turn_bytes = state.turn_bytes.wrapping_add(moved - skip);
     let mut wake = Wake::WhenWorthwhile;
     if state.turn_bytes >= NUDGE_BYTES && state.nudged == 0 {

@@ -6,11 +6,11 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use agent_common::{
-    conn::{ConnId, ConnState, Mute, TargetId, role},
+    conn::{ConnId, ConnState, Mute, PidSlot, TargetId, pid_slot, role},
     drops::{COUNTERS, DropReason, Tally},
     limits,
     settings::Settings,
@@ -82,6 +82,8 @@ pub struct Probe {
     conns: HashMap<MapData, ConnId, ConnState>,
     counters: Counters,
     tell_peers: Shared,
+    /// See `PID_SLOTS` of the kernel side.
+    pid_slots: Shared,
     /// What `targets` holds, from our own doing and from records: looking into a map has Linux 7.2 skip programs.
     watched: BTreeMap<u32, TargetId>,
     /// Records of that kind that found no room, when `watched` was last read from the map.
@@ -133,6 +135,7 @@ impl Probe {
                 shared(&mut ebpf, "UNTOLD", (cpus * limits::TARGETS) as usize)?,
             ),
             tell_peers: shared(&mut ebpf, "TELL_PEERS", 1)?,
+            pid_slots: shared(&mut ebpf, "PID_SLOTS", limits::PID_SLOTS as usize)?,
             watched: BTreeMap::new(),
             lost_records: 0,
             untold_taken: BTreeMap::new(),
@@ -148,14 +151,26 @@ impl Probe {
     /// When the process table is full.
     pub fn watch(&mut self, pid: u32, target: TargetId) -> Result<(), LoadError> {
         self.watched.insert(pid, target);
-        self.targets.insert(pid, target, 0).map_err(|error| map_error("TARGETS", &error))
+        self.targets.insert(pid, target, 0).map_err(|error| map_error("TARGETS", &error))?;
+        let (empty, filled) = (PidSlot::EMPTY.0, PidSlot::of(pid, target).0);
+        let slot = self.pid_slot(pid);
+        // Not empty: another process's, or this one's, which may be gone already.
+        if slot.compare_exchange(empty, filled, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            slot.store(PidSlot::ASK.0, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Watches a process no longer.
     pub fn unwatch(&mut self, pid: u32) {
         self.watched.remove(&pid);
+        self.pid_slot(pid).store(PidSlot::ASK.0, Ordering::Release);
         // Not there: it exited, and the kernel side has removed it.
         let _ = self.targets.remove(&pid);
+    }
+
+    fn pid_slot(&self, pid: u32) -> &AtomicU64 {
+        &self.pid_slots.words()[pid_slot(pid) as usize]
     }
 
     /// Takes note that the kernel side watches a process, since its parent is watched.
@@ -290,6 +305,10 @@ fn settings(btf: &Btf, options: LoadOptions) -> Result<Settings, BtfError> {
         Ok(offset) => (offset, 0),
         Err(_) => (btf.offset("file.f_count")?, 1),
     };
+    let fdt_max_fds = btf.offset("fdtable.max_fds")?;
+    if btf.offset("fdtable.fd")? != fdt_max_fds + 8 {
+        return Err(BtfError::NoMember("fdtable.fd, 8 bytes behind max_fds".to_owned()));
+    }
     Ok(Settings {
         task_files: btf.offset("task_struct.files")?,
         task_tgid: btf.offset("task_struct.tgid")?,
@@ -297,8 +316,7 @@ fn settings(btf: &Btf, options: LoadOptions) -> Result<Settings, BtfError> {
         signal_live: btf.offset("signal_struct.live")?,
         task_thread_status: btf.offset("task_struct.thread_info.status")?,
         files_fdt: btf.offset("files_struct.fdt")?,
-        fdt_max_fds: btf.offset("fdtable.max_fds")?,
-        fdt_fd: btf.offset("fdtable.fd")?,
+        fdt_max_fds,
         file_inode: btf.offset("file.f_inode")?,
         file_private_data: btf.offset("file.private_data")?,
         file_count,
