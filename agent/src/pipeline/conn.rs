@@ -3,7 +3,6 @@
 use core::net::SocketAddr;
 use std::{
     collections::{HashMap, HashSet},
-    hash::{BuildHasherDefault, Hasher},
     time::Duration,
 };
 
@@ -12,6 +11,7 @@ use agent_common::{
     decode::{Closed, Data, End, Peer, Process},
     limits::ROLE_PREFIX,
 };
+use foldhash::fast::FixedState;
 
 use super::{
     Ktime, Limits,
@@ -31,16 +31,19 @@ const WORTH_MUTING: u64 = 4 * 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The targets by id.
-pub type Targets = HashMap<TargetId, Target>;
+pub type Targets = HashMap<TargetId, Target, FixedState>;
 
 /// Every connection that brought a record, up to [`super::Limits::max_connections`]. One more is ignored for
 /// good, and counted, unless idle ones can be evicted. One idle too long is evicted, on both sides; if it comes
 /// back, it is one met in the middle.
+///
+/// Numbers of connections come from a counter in the kernel that no client can steer, so any hash will do; and without a
+/// random one the same records give the same order of events.
 #[derive(Debug, Default)]
 pub struct ConnTracker {
-    conns: HashMap<ConnId, Connection, BuildHasherDefault<IdHasher>>,
+    conns: HashMap<ConnId, Connection, FixedState>,
     /// Those that the latest sweep evicted: records of theirs may have been on their way.
-    evicted: HashSet<ConnId, BuildHasherDefault<IdHasher>>,
+    evicted: HashSet<ConnId, FixedState>,
     /// Memory held by incomplete heads, all together.
     buffered: usize,
     mutes: Vec<(ConnId, Mute)>,
@@ -50,7 +53,7 @@ pub struct ConnTracker {
     swept: Ktime,
     /// Who is at the other end of connections whose first data is on its way, and since when. As many as connections
     /// may be; the client of one more stays unknown, as that of one whose data does not come.
-    clients: HashMap<ConnId, (SocketAddr, Ktime), BuildHasherDefault<IdHasher>>,
+    clients: HashMap<ConnId, (SocketAddr, Ktime), FixedState>,
 }
 
 #[derive(Debug)]
@@ -440,26 +443,5 @@ fn start_of(data: &Data<'_>, again: bool) -> Start {
             Start::Middle { accounted: data.turn.saturating_sub(1), lost_to: Cause::LostGap }
         }
         _ => Start::Middle { accounted: data.turn, lost_to: Cause::LostGap },
-    }
-}
-
-/// Inode numbers come from a counter in the kernel that no client can steer, so mixing them is enough.
-#[derive(Debug, Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(byte.into());
-        }
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        let product = u128::from(self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        self.0 = (product >> 64) as u64 ^ product as u64;
     }
 }

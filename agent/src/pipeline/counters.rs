@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
+
 use super::{consumer::ConsumerId, exponential::Histogram, http::head::Method, route::RouteId};
 
 /// Histogram bin -> how many fell into it. What a bin is, says the field.
@@ -136,7 +138,8 @@ pub struct Measured {
 pub struct Counters {
     /// For what is counted from now on.
     pub distributions: Distributions,
-    cells: HashMap<Key, Cell>,
+    /// Keys are short and mostly numbers of ours; what a client chooses of them, the method, is hashed with a secret.
+    cells: HashMap<Key, Cell, RandomState>,
     bins: usize,
     /// Bytes of consumers and paths.
     text: usize,
@@ -166,7 +169,7 @@ pub enum Counted {
 
 impl Counters {
     pub fn new(distributions: Distributions, max_rows: usize) -> Self {
-        Self { distributions, cells: HashMap::new(), bins: 0, text: 0, max_rows }
+        Self { distributions, cells: HashMap::default(), bins: 0, text: 0, max_rows }
     }
 
     /// `text` is the length of the key's consumer and path, bytes.

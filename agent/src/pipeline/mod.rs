@@ -133,7 +133,7 @@ pub struct Pipeline {
 impl Pipeline {
     pub fn new(limits: Limits) -> Self {
         let details = Budget::new(limits.max_details);
-        Self { limits, details, conns: ConnTracker::default(), targets: Targets::new() }
+        Self { limits, details, conns: ConnTracker::default(), targets: Targets::default() }
     }
 
     /// Starts to take events of a target; those of others are ignored. Adding a target again changes nothing.

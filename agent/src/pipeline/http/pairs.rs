@@ -166,10 +166,12 @@ impl Latest {
         if advance.gap > 0 {
             *self = Self::default();
         }
-        for byte in advance.bytes.iter().skip(advance.bytes.len().saturating_sub(self.0.len())) {
-            self.0.rotate_left(1);
-            if let Some(last) = self.0.last_mut() {
-                *last = *byte;
+        if let Some(last) = advance.bytes.last_chunk() {
+            self.0 = *last;
+        } else {
+            for byte in advance.bytes {
+                let [_, a, b, c, d] = self.0;
+                self.0 = [a, b, c, d, *byte];
             }
         }
         if advance.gap_after > 0 {

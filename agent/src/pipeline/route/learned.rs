@@ -45,7 +45,7 @@ pub struct Learned {
 /// What was found behind the segments that lead here.
 #[derive(Debug, Default)]
 struct Node {
-    /// In the order of their texts.
+    /// In the order of [`Node::place`].
     children: Vec<(Box<str>, u32)>,
     /// The child behind [`PARAM`]. It is asked for at each word, and to look among the others costs cache misses.
     param: Option<u32>,
@@ -225,7 +225,7 @@ impl Learned {
     fn child(&mut self, at: u32, segment: &str) -> u32 {
         let next = self.nodes.len() as u32;
         let Some(node) = self.nodes.get_mut(at as usize) else { return at };
-        match node.children.binary_search_by(|(known, _)| (**known).cmp(segment)) {
+        match node.place(segment) {
             Ok(place) => node.children.get(place).map_or(at, |(_, child)| *child),
             Err(place) => {
                 node.children.insert(place, (segment.into(), next));
@@ -241,8 +241,15 @@ impl Learned {
 }
 
 impl Node {
+    /// Where a segment is among the children, or would be. They are in the order of their lengths, which tells most of
+    /// them apart without a look at their bytes.
+    fn place(&self, segment: &str) -> Result<usize, usize> {
+        let order = |known: &str| known.len().cmp(&segment.len()).then_with(|| known.cmp(segment));
+        self.children.binary_search_by(|(known, _)| order(known))
+    }
+
     fn child(&self, segment: &str) -> Option<u32> {
-        let place = self.children.binary_search_by(|(known, _)| (**known).cmp(segment)).ok()?;
+        let place = self.place(segment).ok()?;
         self.children.get(place).map(|(_, child)| *child)
     }
 }
