@@ -1,6 +1,6 @@
 //! A connection: its name, its two directions, and what the kernel side remembers about it.
 
-use crate::limits::{MUTE_SETS, MUTE_SLOTS, PID_SLOTS};
+use crate::limits::{CAPTURE_PER_CALL, MUTE_SETS, MUTE_SLOTS, PID_SLOTS};
 
 /// Inode number of the socket, the one `/proc/PID/fd` shows. Sockets take it from one kernel-wide counter,
 /// so it is the same for every process that holds the socket, and distinct while the socket lives.
@@ -92,6 +92,44 @@ pub mod role {
     pub const SERVER: u8 = 1;
     /// Anything else. Costs one look-up per call and is never emitted.
     pub const IGNORED: u8 = 2;
+    /// The target is the server, and user space has the connection left out ([`super::Capture`]): its turns are
+    /// counted, and nothing of it is emitted.
+    pub const SAMPLED_OUT: u8 = 3;
+}
+
+/// Value of the `CAPTURE` map: how much user space wants to see, written by it alone, each field whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// Bytes copied from the beginning of one call, from [`crate::limits::CAPTURE_LEAST`] to
+    /// [`crate::limits::CAPTURE_PER_CALL`].
+    pub per_call: u64,
+    /// Of [`Capture::CONNECTIONS`], so many are left out as a whole.
+    pub sampled_out: u64,
+}
+
+impl Capture {
+    /// What [`Capture::sampled_out`] is a share of.
+    pub const CONNECTIONS: u64 = 1 << 16;
+    /// What there is.
+    pub const ALL: Capture = Capture { per_call: CAPTURE_PER_CALL as u64, sampled_out: 0 };
+
+    /// Whether a connection is left out, by its number alone, so that it stays in or out for as long as the share stays.
+    /// When more are left out, they join those that were; none takes another one's place.
+    #[inline(always)]
+    pub fn leaves_out(self, conn: ConnId) -> bool {
+        self.sampled_out > 0 && mixed(conn) >> 48 < self.sampled_out
+    }
+}
+
+/// A number in which every bit depends on every bit of `conn` (the finalizer of SplitMix64: Steele, Lea, Flood, "Fast
+/// Splittable Pseudorandom Number Generators"). Inode numbers come from a counter, and a target that opens sockets of
+/// its own for each request would take a fixed step in it.
+#[inline(always)]
+fn mixed(conn: ConnId) -> u64 {
+    let mixed = (conn ^ (conn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 /// Value of the `CONNS` map. Written by the kernel side alone, once for every call that moved bytes.

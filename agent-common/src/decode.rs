@@ -60,7 +60,7 @@ pub struct End {
     pub untold: u32,
 }
 
-/// The connection is gone.
+/// The connection is gone, or nothing more will be told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
     pub ktime_ns: u64,
@@ -75,6 +75,8 @@ pub struct Closed {
     pub untold: u32,
     /// Position egress had reached, bytes.
     pub egress_end: u64,
+    /// It is not gone: user space wants to see less.
+    pub sampled_out: bool,
 }
 
 /// A process came or went.
@@ -165,6 +167,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             from_start: header.flags & flag::FROM_START != 0,
             untold: header.original_len,
             egress_end: offset,
+            sampled_out: header.flags & flag::SAMPLED_OUT != 0,
         }),
         Kind::ProcessForked => Record::ProcessForked(Process { ktime_ns, target, pid }),
         Kind::ProcessExited => Record::ProcessExited(Process { ktime_ns, target, pid }),

@@ -115,8 +115,8 @@ pub enum Kind {
     /// No more bytes will come in `direction`: the peer's end was read, or the target shut down its own.
     /// `original_len` is as in a record of the close.
     End = 2,
-    /// The last descriptor of the connection was closed. `original_len` is the number of turns since the last
-    /// data record that had something to tell and found no room.
+    /// The last descriptor of the connection was closed, or it is left out from now on ([`flag::SAMPLED_OUT`]).
+    /// `original_len` is the number of turns since the last data record that had something to tell and found no room.
     Closed = 3,
     /// A process of the target forked; `pid` is the new one.
     ProcessForked = 4,
@@ -149,4 +149,7 @@ pub mod flag {
     pub const CALL_START: u8 = 2;
     /// The record begins this direction's part of the turn: for ingress, the first bytes after egress.
     pub const TURN_START: u8 = 4;
+    /// The connection is not closed, but left out from here on, where ingress begins a turn: the turns after this one
+    /// are counted in `SAMPLED_OUT`, this one is not, since it may go on with a request that user space knows.
+    pub const SAMPLED_OUT: u8 = 8;
 }

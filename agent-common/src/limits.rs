@@ -21,6 +21,9 @@ pub const GATHERED: usize = CLASS_PAYLOADS[4] / 2;
 /// not to be needed is muted.
 pub const CAPTURE_PER_CALL: usize = 512 * 1024;
 
+/// The least that may be asked for instead ([`crate::conn::Capture`]): heads are rarely longer.
+pub const CAPTURE_LEAST: usize = 4 * 1024;
+
 /// Bytes copied from the end of a call that exceeds [`CAPTURE_PER_CALL`], room for the end of a chunked body
 /// with a few trailer fields; and from the beginning of each further buffer of such a call, since servers that
 /// write many chunks at once put the size of each into a buffer of its own.

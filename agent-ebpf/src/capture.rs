@@ -25,7 +25,7 @@ use crate::{
     arch::Abi,
     conns,
     emit::{self, Wake},
-    raw,
+    raw, sampling,
 };
 
 /// Where the bytes of a call are in the process's memory.
@@ -289,7 +289,7 @@ impl Pieces {
             moved,
             skip,
             next: skip,
-            window_end: (skip + CAPTURE_PER_CALL as u64).min(moved),
+            window_end: (skip + sampling::per_call(moved)).min(moved),
             reported: skip,
             buffer_start: 0,
             buffer_end: if is_buffer { moved } else { 0 },

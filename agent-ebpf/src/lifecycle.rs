@@ -12,7 +12,7 @@ use crate::{
     arch::{self, Abi, Regs, nr},
     conns,
     emit::{self, Wake},
-    maps::{CONNS, SETTINGS, TARGETS},
+    maps::{CONNS, SETTINGS, TARGETS, UNTOLD},
     raw, socket,
     target::{self, Current},
 };
@@ -66,7 +66,7 @@ fn closing(current: Current, fd: u32) -> Result<Option<ConnId>, DropReason> {
         return Ok(None);
     }
     if emit::control(&header, Wake::WhenWorthwhile).is_none() {
-        raw::add_untold(header.target, u64::from(header.original_len));
+        raw::add_turns(&UNTOLD, header.target, u64::from(header.original_len));
         return Err(DropReason::RingFullControl);
     }
     Ok(Some(socket.conn))

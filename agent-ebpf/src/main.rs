@@ -13,6 +13,7 @@ mod lifecycle;
 mod maps;
 mod raw;
 mod role;
+mod sampling;
 mod socket;
 mod syscall;
 mod target;

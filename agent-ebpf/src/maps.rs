@@ -1,7 +1,7 @@
 //! Every map, one per concern.
 
 use agent_common::{
-    conn::{ConnId, ConnState, MuteSet, TargetId},
+    conn::{Capture, ConnId, ConnState, MuteSet, TargetId},
     drops::Counters,
     limits,
     settings::Settings,
@@ -35,6 +35,15 @@ pub static CONNS: LruHashMap<ConnId, ConnState> = LruHashMap::with_max_entries(l
 #[map]
 pub static MUTES: Array<MuteSet> = Array::with_max_entries(limits::MUTE_SETS, BPF_F_MMAPABLE);
 
+/// How much user space wants to see; it writes it as ordinary memory.
+#[map]
+pub static CAPTURE: Array<Capture> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Of each target, the one local port whose connections count, 0 when all do; likewise. Connections on others are not
+/// left out (their turns would be counted as exchanges): user space mutes them.
+#[map]
+pub static PORTS: Array<u64> = Array::with_max_entries(limits::TARGETS, BPF_F_MMAPABLE);
+
 /// Records. Full: the record is dropped and counted, its bytes show up as a gap.
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
@@ -54,6 +63,10 @@ pub static COUNTERS: Array<Counters> = Array::with_max_entries(1, BPF_F_MMAPABLE
 /// within.
 #[map]
 pub static UNTOLD: Array<u64> = Array::with_max_entries(limits::TARGETS, BPF_F_MMAPABLE);
+
+/// Turns of connections that are left out ([`role::SAMPLED_OUT`](agent_common::conn::role::SAMPLED_OUT)), likewise.
+#[map]
+pub static SAMPLED_OUT: Array<u64> = Array::with_max_entries(limits::TARGETS, BPF_F_MMAPABLE);
 
 /// 1 while user space wants to know who is at the other end of server connections. That may change while the programs
 /// run, so it is no setting.

@@ -5,14 +5,14 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use agent_common::{
-    conn::{ConnId, ConnState, Mute, MuteSlot, PidSlot, SlotSays, TargetId, mute_set, pid_slot},
+    conn::{Capture, ConnId, ConnState, Mute, MuteSlot, PidSlot, SlotSays, TargetId, mute_set, pid_slot},
     drops::{COUNTERS, DropReason, TALLIES_AT, Tally},
     event::RecordHeader,
     limits::{self, MUTE_SLOTS},
 };
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated},
-    maps::ring_buf::RingBufEntry,
+    maps::{Array, ring_buf::RingBufEntry},
 };
 
 use crate::{capture::Pieces, maps};
@@ -138,6 +138,22 @@ pub fn pieces() -> Option<&'static mut Pieces> {
     maps::PIECES.get_ptr_mut(0).map(|pieces| unsafe { &mut *pieces })
 }
 
+/// How much user space wants to see.
+#[inline(always)]
+pub fn capture() -> Capture {
+    // SAFETY: the pointer comes from a look-up; the fields are u64 that user space writes whole, and any value of one
+    // goes with any of the other.
+    maps::CAPTURE.get_ptr(0).map_or(Capture::ALL, |capture| unsafe { capture.read_volatile() })
+}
+
+/// Whether connections on this local port count.
+#[inline(always)]
+pub fn watches_port(target: TargetId, port: u16) -> bool {
+    // SAFETY: the pointer comes from a look-up; user space writes the value whole.
+    let watched = maps::PORTS.get_ptr(target).map_or(0, |watched| unsafe { watched.read_volatile() });
+    watched == 0 || watched == u64::from(port)
+}
+
 /// What user space does not need of `conn`.
 #[inline(always)]
 pub fn mute_of(conn: ConnId) -> Mute {
@@ -181,11 +197,11 @@ pub fn tally(what: Tally, amount: u64) {
     add(TALLIES_AT + what as usize, amount);
 }
 
-/// Adds to the turns of a target that user space cannot know of.
+/// Adds to the turns of a target in `UNTOLD` or `SAMPLED_OUT`.
 #[inline(always)]
-pub fn add_untold(target: TargetId, turns: u64) {
+pub fn add_turns(map: &Array<u64>, target: TargetId, turns: u64) {
     if target < limits::TARGETS
-        && let Some(counter) = maps::UNTOLD.get_ptr_mut(current_cpu() * limits::TARGETS + target)
+        && let Some(counter) = map.get_ptr_mut(current_cpu() * limits::TARGETS + target)
     {
         // A plain add, as below.
         // SAFETY: the pointer comes from a look-up and is aligned as map values are.

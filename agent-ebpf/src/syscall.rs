@@ -18,6 +18,7 @@ use crate::{
     emit::{self, Wake},
     raw,
     role::{Standing, Verdict, judge},
+    sampling,
     socket::{self, Sock, Socket},
     target::{self, Current},
 };
@@ -346,7 +347,7 @@ pub extern "C" fn tap_account(conn: u64, source: u64, shape: u64, moved: u64, la
     let Some(pieces) = raw::pieces() else { return DONE };
     *pieces = Pieces::new(conn, wanted.base, source, moved, wanted.skip, wanted.marks);
     let left = moved - wanted.skip;
-    let way = if left > 0 && source.is_piece(left) {
+    let way = if left > 0 && source.is_piece(left) && left <= sampling::per_call(left) {
         ONE_PIECE
     } else if wanted.skip == 0 && source.is_gathered(moved) {
         GATHERED
@@ -399,17 +400,26 @@ fn wanted_of(
     direction: Direction,
 ) -> Option<Wanted> {
     let base = conns::advance(state, direction, moved, later)?;
+    if state.role == role::SAMPLED_OUT && !sampling::takes_in(conn, state, direction) {
+        return None;
+    }
     // Nothing of a turn counts before the role is decided: the first record begins the first turn.
     if state.role == role::UNKNOWN && !decide_role(state, source, moved, direction) {
         return None;
     }
-    raw::tally(Tally::BytesSeen, moved);
     let turn_start = take_turn(state, direction);
     let mute = raw::mute_of(conn);
     let until = match direction {
         Direction::Ingress => mute.ingress_until,
         Direction::Egress => mute.egress_until,
     };
+    // Looked at once a turn: the switches may come on in the middle of a connection.
+    let begins = turn_start && direction as u8 == Direction::Ingress as u8;
+    // What is muted is left alone: it is in the middle of a request, or none of ours.
+    if begins && until <= base && sampling::leaves_out(conn, state) {
+        return None;
+    }
+    raw::tally(Tally::BytesSeen, moved);
     let skip = until.saturating_sub(base);
     if skip > moved || until == u64::MAX {
         raw::tally(Tally::BytesMuted, moved);
@@ -424,8 +434,6 @@ fn wanted_of(
         state.nudged = 1;
         wake = Wake::Now;
     }
-    // Looked at once a turn: the switch may come on in the middle of a connection.
-    let begins = turn_start && direction as u8 == Direction::Ingress as u8;
     let with_peer = begins && state.peer_told == 0 && raw::tells_peers();
     let from_start = if state.from_start == 1 { flag::FROM_START } else { 0 };
     let turn_start = if turn_start { flag::TURN_START } else { 0 };

@@ -39,7 +39,7 @@ use crate::{
     cli::RunArgs,
     config::{AgentConfig, Config, TargetConfig},
     exit::{Exit, Failure},
-    pipeline::{Ktime, Limits, Pipeline},
+    pipeline::{Ktime, Limits, Pipeline, ledger::Cause},
     probe::{
         clock,
         host::Host,
@@ -296,20 +296,24 @@ impl Daemon {
         for state in forgotten.into_iter().filter_map(|conn| self.probe.forget(conn)) {
             // Its process ended, and nobody told us of its last turns.
             if state.from_start == 1 {
-                self.pipeline.lose_untold(state.target, state.untold.into());
+                self.pipeline.lose(state.target, Cause::LostRingFull, state.untold.into());
             }
         }
     }
 
-    /// Has the turns counted as lost that the ring buffer had no room to tell of, on connections that are closed.
-    fn account_for_untold(&mut self) {
+    /// Has the turns counted as lost that the ring buffer had no room to tell of, on connections that are closed, and
+    /// those of connections that are left out.
+    fn account_for_turns(&mut self) {
         for report in &self.reports {
             let id = report.target.id;
-            self.pipeline.lose_untold(id, self.probe.take_untold(id));
+            let turns = self.probe.take_turns(id);
+            self.pipeline.lose(id, Cause::LostRingFull, turns.untold);
+            self.pipeline.lose(id, Cause::SampledOut, turns.sampled_out);
         }
     }
 
-    /// Likewise on those that are not and, since the target or we have come to the end, never will be.
+    /// Likewise those that there was no room to tell of, on connections that are not closed and, since the target or we
+    /// have come to the end, never will be.
     fn account_for_rest(&mut self, target: TargetId) {
         let now = clock::ktime_now();
         for (conn, state) in self.probe.server_connections(target) {
@@ -331,7 +335,7 @@ impl Daemon {
             // not before, since what one process did last may stand behind another one's exit.
             while self.handle_records().count == BATCH {}
         }
-        self.account_for_untold();
+        self.account_for_turns();
         for index in (0..ended.len()).filter(|index| ended[*index]) {
             self.account_for_rest(self.reports[index].target.id);
         }
@@ -348,7 +352,7 @@ impl Daemon {
         self.reports.iter_mut().for_each(Report::write_log);
         self.ticks = self.ticks.wrapping_add(1);
         self.pipeline.handle_tick(clock::ktime_now());
-        self.account_for_untold();
+        self.account_for_turns();
         if self.ticks.is_multiple_of(WARN_EVERY) {
             self.alarm.look_at(&self.probe);
         }
@@ -414,7 +418,7 @@ impl Daemon {
             self.probe.unwatch(pid);
         }
         while self.handle_records().count > 0 && Instant::now() < deadline {}
-        self.account_for_untold();
+        self.account_for_turns();
         for index in 0..self.reports.len() {
             self.account_for_rest(self.reports[index].target.id);
         }

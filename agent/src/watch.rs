@@ -75,6 +75,7 @@ impl Target {
     /// # Errors
     /// When the process is gone already.
     pub fn attach(&mut self, probe: &mut Probe) -> Result<(), Failure> {
+        probe.watch_port(self.id, self.spec.ports().first().copied());
         let mut known = HashSet::new();
         for root in &self.roots {
             probe.watch(root.pid, self.id)?;

@@ -7,6 +7,7 @@ use agent::pipeline::{
     Ktime, Limits, Pipeline, Policy,
     consumer::{ConsumerRule, ConsumerRules, Key, Source},
     detail::Keep,
+    ledger::Cause,
 };
 use agent_common::{
     conn::{Direction, TargetId},
@@ -140,6 +141,9 @@ impl Tap {
                 let ahead = choices.int_in_range(0..=400_000_000_000)?;
                 self.now = self.now.saturating_add(ahead);
                 self.pipeline.handle_tick(Ktime(self.now));
+                if choices.arbitrary()? {
+                    self.pipeline.make_room(Ktime(self.now));
+                }
             }
             5 => {
                 self.accounts[index].take(&mut self.pipeline, target);
@@ -160,7 +164,10 @@ impl Tap {
                 self.untaken += 1;
                 self.pipeline.handle_event(record);
             }
-            12 => self.pipeline.lose_untold(target, choices.int_in_range(0..=3)?),
+            12 => {
+                let cause = *choices.choose(&[Cause::LostRingFull, Cause::SampledOut])?;
+                self.pipeline.lose(target, cause, choices.int_in_range(0..=3)?);
+            }
             _ => self.data(target, choices)?,
         }
         Ok(())
@@ -191,6 +198,7 @@ impl Tap {
                 from_start: choices.arbitrary()?,
                 untold: hostile(choices, 0)? as u32,
                 egress_end: offset,
+                sampled_out: choices.arbitrary()?,
             }),
             9 => Record::ProcessForked(Process { ktime_ns, target, pid }),
             10 => Record::ProcessExited(Process { ktime_ns, target, pid }),

@@ -92,6 +92,7 @@ fn decode_by_hand(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             from_start: flags & 1 != 0,
             untold: original_len as u32,
             egress_end: offset,
+            sampled_out: flags & 8 != 0,
         }),
         4 => Record::ProcessForked(Process { ktime_ns, target, pid }),
         5 => Record::ProcessExited(Process { ktime_ns, target, pid }),

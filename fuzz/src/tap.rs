@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use agent::pipeline::{Limits, Pipeline, Policy, ledger::Ledger};
+use agent::pipeline::{
+    Limits, Pipeline, Policy,
+    ledger::{Cause, Ledger},
+};
 use agent_common::{
     conn::{ConnId, Direction, Mute, TargetId},
     decode::{Closed, Data, End, Record},
@@ -111,7 +114,7 @@ impl Tap<'_> {
                 let untold = state.untold;
                 self.conns.remove(&conn);
                 if self.fate() == Fate::Lost {
-                    self.pipeline.lose_untold(TARGET, untold.into());
+                    self.pipeline.lose(TARGET, Cause::LostRingFull, untold.into());
                     return;
                 }
                 let (local_port, from_start) = (80, true);
@@ -124,6 +127,7 @@ impl Tap<'_> {
                     from_start,
                     untold,
                     egress_end,
+                    sampled_out: false,
                 }));
             }
         }

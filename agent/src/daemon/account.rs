@@ -64,6 +64,7 @@ pub fn log_ledger(pid: u32, ledger: &Ledger, which: LedgerLine) {
                 upgraded = lost_to(Cause::Upgraded),
                 evicted_open = lost_to(Cause::EvictedOpen),
                 open_at_exit = lost_to(Cause::OpenAtExit),
+                sampled_out = lost_to(Cause::SampledOut),
                 agent_killed = lost_to(Cause::AgentKilled),
                 connections = ledger.connections,
                 connections_evicted = ledger.connections_evicted(),

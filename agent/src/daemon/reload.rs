@@ -101,7 +101,7 @@ impl Daemon {
             self.probe.unwatch(pid);
         }
         while self.handle_records().count == BATCH {}
-        self.account_for_untold();
+        self.account_for_turns();
         self.account_for_rest(id);
         let mut report = self.reports.remove(index);
         self.conclude(&mut report);

@@ -177,18 +177,27 @@ impl ConnTracker {
 
     pub fn handle_closed(&mut self, closed: &Closed, targets: &mut Targets, limits: &Limits) {
         self.clients.remove(&closed.conn);
+        let mut is_counted = false;
         if let Some(mut conn) = self.conns.remove(&closed.conn) {
+            is_counted = conn.exchanges.as_ref().is_some_and(|exchanges| !exchanges.is_unproven());
             let unseen = Unseen { egress_end: Some(closed.egress_end), turns: closed.untold };
-            self.buffered =
-                self.buffered.saturating_sub(conn.finish(Ending::Closed, unseen, targets, limits));
+            let ending = if closed.sampled_out { Ending::SampledOut } else { Ending::Closed };
+            self.buffered = self.buffered.saturating_sub(conn.finish(ending, unseen, targets, limits));
         } else if closed.from_start
             && let Some(target) = targets.get_mut(&closed.target)
             && !target.finished
             && target.watches_port(closed.local_port)
         {
+            is_counted = true;
             target.lose(Cause::LostRingFull, closed.untold.into());
+            target.lose(Cause::SampledOut, closed.sampled_out.into());
         }
-        self.closed.push(closed.conn);
+        if closed.sampled_out && !is_counted {
+            // One that is none of ours must not be counted by its turns: the kernel side is to look at it anew.
+            self.forgotten.push(closed.conn);
+        } else {
+            self.closed.push(closed.conn);
+        }
     }
 
     /// Connections that this process used last.
@@ -217,6 +226,13 @@ impl ConnTracker {
         if now.since(self.swept) >= SWEEP_EVERY {
             self.sweep(now, Sweep::Idle, targets, limits);
         }
+    }
+
+    /// Evicts what is idle now, and hands back the memory.
+    pub fn make_room(&mut self, now: Ktime, targets: &mut Targets, limits: &Limits) {
+        self.sweep(now, Sweep::Full, targets, limits);
+        self.conns.shrink_to_fit();
+        self.clients.shrink_to_fit();
     }
 
     pub fn finish_target(&mut self, id: TargetId, targets: &mut Targets, limits: &Limits) {
@@ -354,7 +370,7 @@ impl ConnTracker {
 enum Sweep {
     /// Nothing will come of them any more.
     Idle,
-    /// The table is full.
+    /// Their room is needed.
     Full,
 }
 
@@ -408,7 +424,7 @@ impl Connection {
         let Some(mut exchanges) = self.exchanges.take() else { return 0 };
         let held = exchanges.buffered();
         let mut cx = context(target, limits, 0, self.client);
-        if ending == Ending::Closed {
+        if matches!(ending, Ending::Closed | Ending::SampledOut) {
             exchanges.end_egress(missing, &mut cx);
         }
         exchanges.finish(ending, unseen.turns, &mut cx);

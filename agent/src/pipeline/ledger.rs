@@ -40,6 +40,8 @@ pub enum Cause {
     EvictedOpen,
     /// Still open when the target was finished.
     OpenAtExit,
+    /// Its connection was left out, since the agent came near the bounds of what it may cost.
+    SampledOut,
     /// Counted by an agent that was killed before the message with it was on disk or delivered.
     AgentKilled,
 }
@@ -54,7 +56,7 @@ pub enum Class {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 15] = [
+    pub const ALL: [Cause; 16] = [
         Self::LostRingFull,
         Self::LostGap,
         Self::UnreadableHead,
@@ -69,6 +71,7 @@ impl Cause {
         Self::Upgraded,
         Self::EvictedOpen,
         Self::OpenAtExit,
+        Self::SampledOut,
         Self::AgentKilled,
     ];
 
@@ -89,6 +92,7 @@ impl Cause {
             Self::Upgraded => "upgraded",
             Self::EvictedOpen => "evicted_open",
             Self::OpenAtExit => "open_at_exit",
+            Self::SampledOut => "sampled_out",
             Self::AgentKilled => "agent_killed",
         }
     }
@@ -103,6 +107,7 @@ impl Cause {
             | Self::OverRouteLimit
             | Self::OverCountLimit
             | Self::EvictedOpen
+            | Self::SampledOut
             | Self::AgentKilled => Class::Sight,
             Self::IncompleteHead
             | Self::Unmatched
@@ -200,7 +205,7 @@ pub struct Ledger {
     pub connections_over_limit: u64,
     /// Connections let go because nothing came for too long.
     pub connections_evicted_idle: u64,
-    /// Connections let go while they were idle, to make room for others.
+    /// Connections let go while they were idle, to make room.
     pub connections_evicted_full: u64,
     /// Connections let go because too many requests waited for their responses.
     pub connections_overflowed: u64,

@@ -210,11 +210,16 @@ impl Pipeline {
         self.conns.take_forgotten()
     }
 
-    /// Counts as lost what the kernel side had no room to tell of: so many turns, of connections that will bring
-    /// no more records.
-    pub fn lose_untold(&mut self, target: TargetId, turns: u64) {
+    /// Lets go of connections that are idle now, to give back memory. Should one come back, it is one met in the middle.
+    pub fn make_room(&mut self, now: Ktime) {
+        self.conns.make_room(now, &mut self.targets, &self.limits);
+    }
+
+    /// Counts as lost what the kernel side does not tell of: so many turns, of connections that will bring no more
+    /// records.
+    pub fn lose(&mut self, target: TargetId, cause: Cause, turns: u64) {
         if let Some(target) = self.targets.get_mut(&target) {
-            target.lose(Cause::LostRingFull, turns);
+            target.lose(cause, turns);
         }
     }
 

@@ -8,7 +8,8 @@
 //! >* 900       900 bytes of body                     x   the connection is closed
 //! >! 900       900 bytes moved and no record came    x!  likewise, and no record came
 //! >0 900       a record without any of its bytes     p   the process exits
-//! <.           a record that says where egress is    ~ 40ms   time passes
+//! <.           a record that says where egress is    x%  nothing more is told of it
+//!                                                    ~ 40ms   time passes
 //! ```
 //!
 //! What comes of it: one line for each exchange that is reported (method, template, status, time, request
@@ -25,7 +26,7 @@ use agent_common::{
 
 #[cfg(test)]
 use super::target::Target;
-use super::{Ktime, Limits, Pipeline, Policy};
+use super::{Ktime, Limits, Pipeline, Policy, ledger::Cause};
 
 #[cfg(test)]
 mod cases;
@@ -46,6 +47,7 @@ pub enum Line {
     End(Direction),
     Close,
     LostClose,
+    SampledOut,
     Exit,
     Wait(u64),
 }
@@ -73,6 +75,7 @@ fn read_line(line: &str) -> Option<Line> {
     match line.trim_end() {
         "x" => return Some(Line::Close),
         "x!" => return Some(Line::LostClose),
+        "x%" => return Some(Line::SampledOut),
         "p" => return Some(Line::Exit),
         "" => return None,
         _ => {}
@@ -188,8 +191,8 @@ impl Player {
                 let end = End { ktime_ns, conn, target, pid, direction, offset, untold: self.untold };
                 self.pipeline.handle_event(Record::End(end));
             }
-            Line::LostClose => self.pipeline.lose_untold(target, self.untold.into()),
-            Line::Close => {
+            Line::LostClose => self.pipeline.lose(target, Cause::LostRingFull, self.untold.into()),
+            Line::Close | Line::SampledOut => {
                 let egress_end = self.positions[Direction::Egress as usize];
                 let closed = Closed {
                     ktime_ns,
@@ -200,6 +203,7 @@ impl Player {
                     from_start: self.from_start,
                     untold: self.untold,
                     egress_end,
+                    sampled_out: *line == Line::SampledOut,
                 };
                 self.pipeline.handle_event(Record::Closed(closed));
             }

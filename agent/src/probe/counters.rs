@@ -13,12 +13,22 @@ use super::shared::Shared;
 pub struct Counters {
     by_cpu: Shared,
     untold: Shared,
+    sampled_out: Shared,
+}
+
+/// Turns of a target that are in no record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// There was room neither for a record nor for the close.
+    pub untold: u64,
+    /// Their connections are left out.
+    pub sampled_out: u64,
 }
 
 impl Counters {
-    /// For each of [`cpus`] CPUs, `by_cpu` holds a set of counters, `untold` a word for each target.
-    pub fn new(by_cpu: Shared, untold: Shared) -> Self {
-        Self { by_cpu, untold }
+    /// For each of [`cpus`] CPUs, `by_cpu` holds a set of counters, the others hold a word for each target.
+    pub fn new(by_cpu: Shared, untold: Shared, sampled_out: Shared) -> Self {
+        Self { by_cpu, untold, sampled_out }
     }
 
     /// How often something was given up for this reason.
@@ -30,9 +40,10 @@ impl Counters {
         sum(&self.by_cpu, COUNTERS, TALLIES_AT + tally as usize)
     }
 
-    /// Turns of a target of which neither a record nor a close could be told.
-    pub fn untold(&self, target: TargetId) -> u64 {
-        sum(&self.untold, TARGETS as usize, target as usize)
+    /// Since loading.
+    pub fn turns(&self, target: TargetId) -> Turns {
+        let of = |turns| sum(turns, TARGETS as usize, target as usize);
+        Turns { untold: of(&self.untold), sampled_out: of(&self.sampled_out) }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent_common::{
-    conn::{ConnId, ConnState, Mute, PidSlot, TargetId, pid_slot, role},
+    conn::{Capture, ConnId, ConnState, Mute, PidSlot, TargetId, pid_slot, role},
     drops::{COUNTERS, DropReason, Tally},
     limits,
     settings::Settings,
@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::{
     btf::{Btf, BtfError},
-    counters::{self, Counters},
+    counters::{self, Counters, Turns},
     host::{KernelVersion, NO_MEMLOCK},
     mutes::Mutes,
     shared::Shared,
@@ -33,6 +33,10 @@ use super::{
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf.o"));
+
+/// The fields of a [`Capture`], in its order.
+const CAPTURE_WORDS: usize = size_of::<Capture>() / size_of::<u64>();
+const _: () = assert!(CAPTURE_WORDS == 2);
 
 /// `bpf_loop` arrived with this version.
 const BPF_LOOP: KernelVersion = KernelVersion::new(5, 17);
@@ -84,12 +88,14 @@ pub struct Probe {
     tell_peers: Shared,
     /// See `PID_SLOTS` of the kernel side.
     pid_slots: Shared,
+    ports: Shared,
     /// What `targets` holds, from our own doing and from records: looking into a map has Linux 7.2 skip programs.
     watched: BTreeMap<u32, TargetId>,
     /// Records of that kind that found no room, when `watched` was last read from the map.
     lost_records: u64,
-    /// What of [`Counters::untold`] was taken, by target.
-    untold_taken: BTreeMap<TargetId, u64>,
+    /// What of [`Counters::turns`] was taken, by target.
+    turns_taken: BTreeMap<TargetId, Turns>,
+    capture: Shared,
     programs: [&'static str; 4],
     /// Holds the programs and their links.
     ebpf: Ebpf,
@@ -116,6 +122,7 @@ impl Probe {
             .map_max_entries("RECORDS", options.ring_bytes)
             .map_max_entries("COUNTERS", cpus)
             .map_max_entries("UNTOLD", cpus * limits::TARGETS)
+            .map_max_entries("SAMPLED_OUT", cpus * limits::TARGETS)
             .load(OBJECT)
             .map_err(|error| object_error(&error))?;
         let (sys_exit, sys_enter) = attach_to_syscalls(&mut ebpf, kernel)?;
@@ -126,22 +133,26 @@ impl Probe {
             start_program_log(&mut ebpf);
         }
         let records = Records::new(take(&mut ebpf, "RECORDS")?);
-        let probe = Self {
+        let mut probe = Self {
             targets: take(&mut ebpf, "TARGETS")?,
             mutes: Mutes::new(shared(&mut ebpf, "MUTES", Mutes::WORDS)?),
             conns: take(&mut ebpf, "CONNS")?,
             counters: Counters::new(
                 shared(&mut ebpf, "COUNTERS", cpus as usize * COUNTERS)?,
                 shared(&mut ebpf, "UNTOLD", (cpus * limits::TARGETS) as usize)?,
+                shared(&mut ebpf, "SAMPLED_OUT", (cpus * limits::TARGETS) as usize)?,
             ),
             tell_peers: shared(&mut ebpf, "TELL_PEERS", 1)?,
             pid_slots: shared(&mut ebpf, "PID_SLOTS", limits::PID_SLOTS as usize)?,
+            ports: shared(&mut ebpf, "PORTS", limits::TARGETS as usize)?,
             watched: BTreeMap::new(),
             lost_records: 0,
-            untold_taken: BTreeMap::new(),
+            turns_taken: BTreeMap::new(),
+            capture: shared(&mut ebpf, "CAPTURE", CAPTURE_WORDS)?,
             programs: [sys_exit, sys_enter, "process_fork", "process_exit"],
             ebpf,
         };
+        probe.set_capture(Capture::ALL);
         Ok((probe, records))
     }
 
@@ -208,6 +219,13 @@ impl Probe {
         self.tell_peers.words().iter().for_each(|word| word.store(wanted.into(), Ordering::Relaxed));
     }
 
+    /// Tells the kernel side which local port of a target counts; every one when there is none.
+    pub fn watch_port(&self, target: TargetId, port: Option<u16>) {
+        if let Some(word) = self.ports.words().get(target as usize) {
+            word.store(port.unwrap_or(0).into(), Ordering::Relaxed);
+        }
+    }
+
     /// Tells the kernel side what is not needed of a connection.
     pub fn mute(&mut self, conn: ConnId, mute: Mute) {
         self.mutes.set(conn, mute);
@@ -238,7 +256,7 @@ impl Probe {
             self.forget(conn);
         }
         // The next one of this number has nothing to do with them.
-        self.take_untold(target);
+        self.take_turns(target);
     }
 
     /// Names of the programs that are attached.
@@ -251,12 +269,21 @@ impl Probe {
         DropReason::ALL.map(|reason| (reason, self.counters.drops(reason)))
     }
 
-    /// Turns of which the ring buffer had no room for any record, on connections whose close it had no room for
-    /// either, since the last call or since the target was attached.
-    pub fn take_untold(&mut self, target: TargetId) -> u64 {
-        let untold = self.counters.untold(target);
-        let taken = self.untold_taken.insert(target, untold);
-        untold.saturating_sub(taken.unwrap_or(0))
+    /// Turns of which there is no record, since the last call or since the target was attached.
+    pub fn take_turns(&mut self, target: TargetId) -> Turns {
+        let turns = self.counters.turns(target);
+        let taken = self.turns_taken.insert(target, turns).unwrap_or_default();
+        Turns {
+            untold: turns.untold.saturating_sub(taken.untold),
+            sampled_out: turns.sampled_out.saturating_sub(taken.sampled_out),
+        }
+    }
+
+    /// Tells the kernel side how much to look at from now on.
+    pub fn set_capture(&mut self, capture: Capture) {
+        for (word, value) in self.capture.words().iter().zip([capture.per_call, capture.sampled_out]) {
+            word.store(value, Ordering::Relaxed);
+        }
     }
 
     /// What the kernel side knows of a connection.

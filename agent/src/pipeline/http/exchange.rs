@@ -71,6 +71,8 @@ pub enum Over {
 pub enum Ending {
     /// It is closed, or the last process that used it is gone.
     Closed,
+    /// It is left out from the turn on that its client has begun.
+    SampledOut,
     /// It was idle too long.
     Evicted,
     /// The target is finished.
@@ -275,16 +277,25 @@ impl Exchanges {
         let client_ended = pairs.client_ended;
         // Unless the newest turn may be a part of the last request, it was a request of its own.
         let newest_is_last = pairs.queue.back().is_some_and(|last| last.may_be_receiving(pairs.newest_turn));
+        let goes_on = pairs.queue.back().is_some_and(|last| {
+            untold == 0 && last.is_receiving() && (last.expects_continue || !requests.is_lost())
+        });
         while let Some(exchange) = pairs.queue.pop_front() {
             let cut_off = match (ending, exchange.response.map(|response| response.state)) {
                 (_, Some(ResponseState::Complete | ResponseState::Hidden { closed: true })) => None,
-                (Ending::Closed, Some(ResponseState::Hidden { .. } | ResponseState::UntilClose)) => None,
+                (
+                    Ending::Closed | Ending::SampledOut,
+                    Some(ResponseState::Hidden { .. } | ResponseState::UntilClose),
+                ) => None,
                 (Ending::Closed, Some(ResponseState::Coming)) => {
                     cx.target.ledger.aborted_responses += 1;
                     None
                 }
-                (Ending::Closed, None) if responses.is_lost() => Some(responses.lost_to()),
+                (Ending::Closed | Ending::SampledOut, None) if responses.is_lost() => {
+                    Some(responses.lost_to())
+                }
                 (Ending::Closed, None) => Some(Cause::AbortedBeforeResponse),
+                (Ending::SampledOut, _) => Some(Cause::SampledOut),
                 (Ending::Evicted, _) => Some(Cause::EvictedOpen),
                 (Ending::Exit, _) => Some(Cause::OpenAtExit),
             };
@@ -296,7 +307,10 @@ impl Exchanges {
         if pairs.over.is_some() || pairs.unproven {
             return;
         }
-        if requests.is_in_head() {
+        if ending == Ending::SampledOut {
+            // The turn that has begun: the rest of what has begun before, or a request of its own.
+            cx.target.lose(Cause::SampledOut, u64::from(!goes_on));
+        } else if requests.is_in_head() {
             cx.target.lose(Cause::IncompleteHead, 1);
         }
         if requests.is_lost() || !newest_is_last {

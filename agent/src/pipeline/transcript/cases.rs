@@ -435,6 +435,41 @@ fn turns_that_an_end_and_a_lost_close_tell_of_are_counted_once() {
 }
 
 #[test]
+fn what_was_seen_of_a_connection_that_is_left_out_counts_and_so_does_the_turn_that_is_not() {
+    let left_out = |before: &str, want: &str| check_transcript(&format!("{before}\nx%"), want);
+    left_out(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 204 N\r\n\r\n
+          > GET /b HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 K\r\nContent-Length: 300\r\n\r\n
+          <! 300",
+        "GET /a 204 0ms ?>0B
+         GET /b 200 0ms ?>300B
+         sampled_out 1",
+    );
+    // An answer that the client went on without, and one that never came within sight.
+    left_out(r"> GET /a HTTP/1.1\r\n\r\n", "sampled_out 2");
+    left_out("> GET /a HTTP/1.1\\r\\n\\r\\n\n<! 30", "lost_ring_full 1\nsampled_out 1");
+    left_out(
+        r"> GET /a HTTP/1.1\r\n\r\n
+          < HTTP/1.1 200 K\r\nContent-Length: 300\r\n\r\n",
+        "sampled_out 2",
+    );
+    // The turn goes on with what is there.
+    left_out(
+        r"> POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n
+          < HTTP/1.1 100 C\r\n\r\n",
+        "sampled_out 1",
+    );
+    left_out(
+        r"> POST /a HTTP/1.1\r\nContent-Length: 10\r\n\r\n
+          < HTTP/1.1 200 K\r\nContent-Length: 0\r\n\r\n",
+        "POST /a 200 0ms 10B>0B",
+    );
+    left_out(r"> GET /a HT", "sampled_out 1");
+}
+
+#[test]
 fn a_loss_is_put_down_to_the_ring_where_that_is_certain() {
     // A record came, but without the bytes: a call longer than what is copied of it.
     let cut_off = |first: &str| {

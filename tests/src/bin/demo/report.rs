@@ -36,7 +36,7 @@ struct Line {
 const NOBODY: &str = "-";
 const TIME_BIN_MS: u64 = 10;
 /// The agent's words for why a request is in no row; README.md explains them.
-const CAUSES: [&str; 15] = [
+const CAUSES: [&str; 16] = [
     "lost_ring_full",
     "lost_gap",
     "unreadable_head",
@@ -51,6 +51,7 @@ const CAUSES: [&str; 15] = [
     "upgraded",
     "evicted_open",
     "open_at_exit",
+    "sampled_out",
     "agent_killed",
 ];
 /// Rows of `requests` to show in the message.
