@@ -167,6 +167,14 @@ pub struct RunArgs {
     /// Size of the ring buffer between kernel and agent, a power of two of at least a page [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     pub ring_bytes: Option<u32>,
+
+    /// CPU time that the agent itself may take, percent of one core: it looks at less when it comes near [default: 50]
+    #[arg(long, value_name = "PERCENT")]
+    pub max_cpu: Option<u32>,
+
+    /// Memory that the agent itself may take, megabytes: likewise [default: 256]
+    #[arg(long, value_name = "MEGABYTES")]
+    pub max_memory: Option<u32>,
 }
 
 impl RunArgs {

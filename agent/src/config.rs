@@ -41,6 +41,7 @@ use crate::{
         route::declared::{self, TooManyRoutes},
     },
     request_log::{patterns::PatternError, policy::LogPolicy},
+    thermostat::Bounds,
 };
 
 /// Where systemd says that a service keeps its state; several directories are separated by colons.
@@ -51,6 +52,10 @@ const DEFAULT_STATE_DIR: &str = "/var/lib/apitally-agent";
 const DEFAULT_RUNTIME_DIR: &str = "/run/apitally-agent";
 const SHORTEST_SYNC_INTERVAL: Duration = Duration::from_millis(100);
 const SMALLEST_RING: u32 = 4096;
+const MEGABYTE: u64 = 1_000_000;
+/// Megabytes that the agent must have beside its ring buffer, whose pages count twice in what is resident. When it has
+/// nothing to do it takes 15 of them, most of which are the program itself.
+const ROOM: u64 = 40;
 /// Numbers of targets are below the kernel side's bound, and begin with 1.
 const MOST_TARGETS: usize = limits::TARGETS as usize - 1;
 
@@ -73,6 +78,8 @@ pub struct AgentConfig {
     pub runtime_dir: PathBuf,
     /// Bytes, a power of two.
     pub ring_bytes: u32,
+    /// What the agent may cost.
+    pub bounds: Bounds,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
 }
@@ -80,12 +87,14 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// Names of what differs.
     pub fn changes(&self, other: &Self) -> Vec<&'static str> {
-        let Self { record, state_dir, runtime_dir, ring_bytes, log_level, log_format } = self;
+        let Self { record, state_dir, runtime_dir, ring_bytes, bounds, log_level, log_format } = self;
         let all = [
             ("record", *record != other.record),
             ("state_dir", *state_dir != other.state_dir),
             ("runtime_dir", *runtime_dir != other.runtime_dir),
             ("ring_bytes", *ring_bytes != other.ring_bytes),
+            ("max_cpu", bounds.cpu_percent != other.bounds.cpu_percent),
+            ("max_memory", bounds.memory != other.bounds.memory),
             ("log_level", *log_level != other.log_level),
             ("log_format", *log_format != other.log_format),
         ];
@@ -288,6 +297,13 @@ pub enum ValueError {
     SyncInterval { name: String, saw: Duration },
     #[error("{name} is {saw}; it must be a power of two of at least {SMALLEST_RING}, such as 8388608")]
     RingBytes { name: String, saw: u32 },
+    #[error("{name} is 0; it must be percent of one core, at least 1, such as 50")]
+    MaxCpu { name: String },
+    #[error(
+        "{name} is {saw}; it must be at least {least} megabytes, {ROOM} beside the ring buffer of {ring_bytes} bytes, \
+         which counts twice"
+    )]
+    MaxMemory { name: String, saw: u32, least: u64, ring_bytes: u32 },
     #[error(transparent)]
     Pattern(Box<PatternError>),
     #[error("{name} is {saw:?}; it must be 1 to 64 letters, digits and any of -_.:, such as python:django")]
@@ -429,9 +445,36 @@ fn agent(keys: AgentKeys) -> Result<AgentConfig, ConfigError> {
         state_dir: directory(value(keys.state_dir), STATE_DIRECTORY, DEFAULT_STATE_DIR),
         runtime_dir: directory(value(keys.runtime_dir), RUNTIME_DIRECTORY, DEFAULT_RUNTIME_DIR),
         ring_bytes,
+        bounds: bounds(keys.max_cpu, keys.max_memory, ring_bytes)?,
         log_level: keys.log_level.map_or(LogLevel::Info, |level| level.value),
         log_format: keys.log_format.map_or(LogFormat::Text, |format| format.value),
     })
+}
+
+/// What the agent may cost. With a very large ring buffer the default for memory is larger than usual.
+fn bounds(
+    cpu: Option<Given<u32>>,
+    memory: Option<Given<u32>>,
+    ring_bytes: u32,
+) -> Result<Bounds, ConfigError> {
+    let least = (2 * u64::from(ring_bytes)).div_ceil(MEGABYTE) + ROOM;
+    let mut bounds = Bounds::DEFAULT;
+    bounds.memory = bounds.memory.max(least * MEGABYTE);
+    if let Some(percent) = cpu {
+        if percent.value == 0 {
+            return Err(ConfigError::about(&percent, ValueError::MaxCpu { name: percent.name("max_cpu") }));
+        }
+        bounds.cpu_percent = percent.value;
+    }
+    if let Some(megabytes) = memory {
+        let saw = megabytes.value;
+        if u64::from(saw) < least {
+            let error = ValueError::MaxMemory { name: megabytes.name("max_memory"), saw, least, ring_bytes };
+            return Err(ConfigError::about(&megabytes, error));
+        }
+        bounds.memory = u64::from(saw) * MEGABYTE;
+    }
+    Ok(bounds)
 }
 
 /// What was asked for, each thing once, in order: the command line's, then the file's.

@@ -1,6 +1,7 @@
 //! The wiring: one loop over records, ticks and signals, and an orderly end.
 
 mod account;
+mod cost;
 mod documents;
 mod names;
 mod otlp;
@@ -48,6 +49,7 @@ use crate::{
     },
     pulse::Pulse,
     status::serve::{Question, Questions},
+    thermostat::Thermostat,
     watch::{self, Target},
 };
 
@@ -100,6 +102,7 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
     let questions = Questions::listen(&config.runtime_dir).await;
+    let thermostat = Thermostat::new(config.bounds, Instant::now());
     let mut daemon = Daemon {
         args,
         config,
@@ -114,6 +117,7 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
         kernel: host.release,
         ticks: 0,
         alarm: TapAlarm::default(),
+        thermostat,
     };
     for ((target, config), documents) in targets.into_iter().zip(documents) {
         daemon.add(target, config, documents)?;
@@ -146,6 +150,7 @@ struct Daemon {
     kernel: String,
     ticks: u32,
     alarm: TapAlarm,
+    thermostat: Thermostat,
 }
 
 impl Daemon {
@@ -353,6 +358,7 @@ impl Daemon {
         self.ticks = self.ticks.wrapping_add(1);
         self.pipeline.handle_tick(clock::ktime_now());
         self.account_for_turns();
+        self.mind_the_cost();
         if self.ticks.is_multiple_of(WARN_EVERY) {
             self.alarm.look_at(&self.probe);
         }

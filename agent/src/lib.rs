@@ -33,3 +33,4 @@ pub mod check;
 pub mod daemon;
 pub mod pulse;
 pub mod replay;
+pub mod thermostat;

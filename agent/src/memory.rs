@@ -13,3 +13,13 @@ pub fn return_large_blocks() {
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES) };
     }
 }
+
+/// Hands back what is free between blocks that are in use (malloc_trim(3)). Goes through all memory: for when it is
+/// short.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim may be called at any time; what is in use stays where it is.
+        unsafe { libc::malloc_trim(0) };
+    }
+}

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Workers with a listener each, so that the kernel spreads the connections; a process may have 20,000 descriptors
 /// where the hard limit is low.
-const NGINX: &str = "
+pub(crate) const NGINX: &str = "
 daemon off;
 worker_processes 4;
 worker_rlimit_nofile 16384;

@@ -25,4 +25,5 @@ mod soak;
 mod sockets;
 mod status;
 mod stopping;
+mod thermostat;
 mod traffic;

@@ -22,6 +22,8 @@ pub struct AgentKeys {
     pub runtime_dir: Option<Given<PathBuf>>,
     pub record: Option<Given<PathBuf>>,
     pub ring_bytes: Option<Given<u32>>,
+    pub max_cpu: Option<Given<u32>>,
+    pub max_memory: Option<Given<u32>>,
     pub log_level: Option<Given<LogLevel>>,
     pub log_format: Option<Given<LogFormat>>,
 }
@@ -77,6 +79,8 @@ impl AgentKeys {
             origin("runtime_dir", self.runtime_dir.as_ref()),
             origin("record", self.record.as_ref()),
             origin("ring_bytes", self.ring_bytes.as_ref()),
+            origin("max_cpu", self.max_cpu.as_ref()),
+            origin("max_memory", self.max_memory.as_ref()),
             origin("log_level", self.log_level.as_ref()),
             origin("log_format", self.log_format.as_ref()),
         ];
@@ -90,6 +94,8 @@ impl AgentKeys {
             runtime_dir: given(&args.count, "runtime_dir", args.runtime.runtime_dir.as_ref()),
             record: given(&args.count, "record", args.record.as_ref()),
             ring_bytes: given(&args.count, "ring_bytes", args.ring_bytes.as_ref()),
+            max_cpu: given(&args.count, "max_cpu", args.max_cpu.as_ref()),
+            max_memory: given(&args.count, "max_memory", args.max_memory.as_ref()),
             log_level: given(&args.count, "log_level", args.log_level.as_ref()),
             log_format: given(&args.count, "log_format", args.log_format.as_ref()),
         }
@@ -102,6 +108,8 @@ impl AgentKeys {
             runtime_dir: table.take_path("runtime_dir")?,
             record: table.take_path("record")?,
             ring_bytes: table.take("ring_bytes")?,
+            max_cpu: table.take("max_cpu")?,
+            max_memory: table.take("max_memory")?,
             log_level: table.take("log_level")?,
             log_format: table.take("log_format")?,
         })
@@ -115,6 +123,8 @@ impl AgentKeys {
             runtime_dir: self.runtime_dir.or(fallback.runtime_dir),
             record: self.record.or(fallback.record),
             ring_bytes: self.ring_bytes.or(fallback.ring_bytes),
+            max_cpu: self.max_cpu.or(fallback.max_cpu),
+            max_memory: self.max_memory.or(fallback.max_memory),
             log_level: self.log_level.or(fallback.log_level),
             log_format: self.log_format.or(fallback.log_format),
         }

@@ -7,6 +7,7 @@ use crate::{
     cli::Cli,
     pipeline::{ResponseTime, counters::Distributions, detail::Keep},
     request_log::mask::Style,
+    thermostat::Bounds,
 };
 
 const ID: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
@@ -354,6 +355,20 @@ fn agent_wide_values_of_a_file_are_checked_too() {
         "ring_bytes = 5000",
         "agent.toml:1:14: `ring_bytes` is 5000; it must be a power of two of at least 4096, such as 8388608",
     );
+    check(
+        "max_cpu = 0",
+        "agent.toml:1:11: `max_cpu` is 0; it must be percent of one core, at least 1, such as 50",
+    );
+    check(
+        "max_memory = 10",
+        "agent.toml:1:14: `max_memory` is 10; it must be at least 57 megabytes, 40 beside the ring buffer of 8388608 \
+         bytes, which counts twice",
+    );
+    check(
+        "ring_bytes = 4096\nmax_memory = 24",
+        "agent.toml:2:14: `max_memory` is 24; it must be at least 41 megabytes, 40 beside the ring buffer of 4096 \
+         bytes, which counts twice",
+    );
 }
 
 #[test]
@@ -426,20 +441,21 @@ fn each_value_is_taken_from_where_it_is_given() {
     check(&with_file(&format!("[[target]]\npid = 7\n{file}"), words).unwrap());
 
     let agent = "hub_url = \"http://b\"\nstate_dir = \"/b/s\"\nruntime_dir = \"/b/r\"\nrecord = \"/b/f\"\n\
-                 ring_bytes = 4096\nlog_level = \"trace\"\nlog_format = \"json\"\n";
+                 ring_bytes = 4096\nmax_cpu = 5\nmax_memory = 99\nlog_level = \"trace\"\nlog_format = \"json\"\n";
     let flags = "--hub-url http://b --state-dir /b/s --runtime-dir /b/r --record /b/f --ring-bytes 4096 \
-                 --log-level trace --log-format json";
+                 --max-cpu 5 --max-memory 99 --log-level trace --log-format json";
     let want = AgentConfig {
         record: Some("/b/f".into()),
         state_dir: "/b/s".into(),
         runtime_dir: "/b/r".into(),
         ring_bytes: 4096,
+        bounds: Bounds { cpu_percent: 5, memory: 99_000_000 },
         log_level: LogLevel::Trace,
         log_format: LogFormat::Json,
     };
     let target = "client_id = \"ID\"\n[[target]]\npid = 7";
     let others = agent.replace("/b/", "/a/").replace("//b", "//a").replace("4096", "8192");
-    let others = others.replace("trace", "warn").replace("json", "text");
+    let others = others.replace("trace", "warn").replace("json", "text").replace("= 5", "= 6");
     for config in [
         with_file(&format!("{agent}{target}"), "").unwrap(),
         with_file(target, flags).unwrap(),
@@ -689,7 +705,10 @@ fn help_tells_the_real_defaults() {
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let config = config("--pid 1 --client-id ID").unwrap();
     let Delivery::Hub(hub) = &config.targets[0].delivery else { panic!("it reports to a hub") };
-    for default in [hub.env.to_string(), hub.base_url.to_string(), config.agent.ring_bytes.to_string()] {
+    let AgentConfig { ring_bytes, bounds, .. } = &config.agent;
+    let numbers = [u64::from(*ring_bytes), bounds.cpu_percent.into(), bounds.memory / MEGABYTE];
+    let texts = [hub.env.to_string(), hub.base_url.to_string()];
+    for default in texts.into_iter().chain(numbers.map(|number| number.to_string())) {
         assert!(help.contains(&format!("[default: {default}]")), "{default} is not in {help}");
     }
     for directory in [DEFAULT_STATE_DIR, DEFAULT_RUNTIME_DIR] {

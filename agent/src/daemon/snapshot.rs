@@ -6,9 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use procfs::process::Process;
-
-use super::{Daemon, report::Report};
+use super::{Daemon, cost::usage, report::Report};
 use crate::{
     config::{HubTarget, OtlpTarget},
     hub::{Answer, Condition, HubState},
@@ -36,6 +34,7 @@ impl Daemon {
             kernel: self.kernel.clone(),
             programs: self.probe.programs().iter().map(|program| (*program).to_owned()).collect(),
             resources: resources().unwrap_or_default(),
+            capture: self.capture_status(now),
             tap: Tap {
                 records,
                 bytes_seen,
@@ -170,11 +169,11 @@ fn spool(state: &SpoolState) -> Spool {
 
 /// None where /proc does not say.
 fn resources() -> Option<Resources> {
-    let stat = Process::myself().and_then(|me| me.stat()).ok()?;
+    let usage = usage()?;
     let open_fds = Path::new("/proc/self/fd").read_dir().ok()?.count();
     Some(Resources {
-        resident_bytes: stat.rss * procfs::page_size(),
-        cpu_s: (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64,
+        resident_bytes: usage.memory,
+        cpu_s: usage.cpu.as_secs_f64(),
         open_fds: open_fds.saturating_sub(1) as u64, // without the one that lists them
     })
 }

@@ -19,6 +19,9 @@ pub struct AgentStatus {
     pub programs: Vec<String>,
     /// What the agent itself costs.
     pub resources: Resources,
+    /// How much it looks at to stay within its bounds.
+    #[serde(default)]
+    pub capture: CaptureStatus,
     pub tap: Tap,
     /// The first of `hubs`; None with `--dry-run`.
     pub hub: Option<Hub>,
@@ -32,6 +35,22 @@ pub struct Resources {
     pub resident_bytes: u64,
     pub cpu_s: f64,
     pub open_fds: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CaptureStatus {
+    /// 0 when everything is looked at; the more, the less.
+    pub level: u64,
+    /// How long it has been that.
+    pub since_s: f64,
+    /// Copied from the beginning of a system call, at most.
+    pub bytes_per_call: u64,
+    /// Share of the connections that are looked at. The exchanges of the others are `sampled_out` in the ledger.
+    pub connections_percent: f64,
+    /// CPU time of the agent within the last second or so, of one core.
+    pub cpu_percent: f64,
+    pub max_cpu_percent: u32,
+    pub max_memory_bytes: u64,
 }
 
 /// The kernel side, for all targets together, since it was loaded.

@@ -2,7 +2,7 @@
 
 use super::{
     is_harmless,
-    report::{AgentStatus, Counts, Hub, Routes, Spool, Target},
+    report::{AgentStatus, CaptureStatus, Counts, Hub, Routes, Spool, Target},
 };
 
 /// Routes that are listed; `--json` has all.
@@ -14,7 +14,9 @@ const LABEL: usize = 13;
 
 /// One agent, in lines.
 pub fn of(status: &AgentStatus) -> String {
-    let AgentStatus { version, pid, uptime_s, kernel, programs, resources, tap, hubs, targets, .. } = status;
+    let AgentStatus {
+        version, pid, uptime_s, kernel, programs, resources, capture, tap, hubs, targets, ..
+    } = status;
     let mut lines = Lines::default();
     lines.push(&format!("apitally-agent {version}, pid {pid}, up {}, Linux {kernel}", span(*uptime_s)));
     lines.fact(
@@ -26,6 +28,7 @@ pub fn of(status: &AgentStatus) -> String {
             resources.open_fds
         ),
     );
+    lines.fact("looks at", &looked_at(capture));
     lines.fact("programs", &programs.join(", "));
     lines.fact(
         "tap",
@@ -51,6 +54,24 @@ pub fn of(status: &AgentStatus) -> String {
         lines.target(target);
     }
     lines.text
+}
+
+fn looked_at(capture: &CaptureStatus) -> String {
+    let CaptureStatus { level, since_s, bytes_per_call, connections_percent, cpu_percent, .. } = capture;
+    let what = if *level == 0 {
+        "everything".to_owned()
+    } else {
+        format!(
+            "{} of a call, {connections_percent:.1} % of the connections (level {level} for {})",
+            size(*bytes_per_call),
+            span(*since_s)
+        )
+    };
+    format!(
+        "{what}; takes {cpu_percent:.1} % of a core, may take {} % and {}",
+        capture.max_cpu_percent,
+        size(capture.max_memory_bytes)
+    )
 }
 
 #[derive(Default)]
@@ -193,6 +214,15 @@ mod tests {
             kernel: "6.18.5".to_owned(),
             programs: vec!["sys_exit".to_owned(), "sys_enter".to_owned()],
             resources: Resources { resident_bytes: 23_500_000, cpu_s: 1.23, open_fds: 14 },
+            capture: CaptureStatus {
+                level: 5,
+                since_s: 42.0,
+                bytes_per_call: 4096,
+                connections_percent: 12.5,
+                cpu_percent: 41.26,
+                max_cpu_percent: 50,
+                max_memory_bytes: 256_000_000,
+            },
             tap: Tap {
                 records: 9,
                 bytes_seen: 12_000,
@@ -259,6 +289,7 @@ mod tests {
         let want = "\
 apitally-agent 0.1.0, pid 4711, up 2 h 13 min, Linux 6.18.5
   costs        23.5 MB resident, 1.2 s of CPU, 14 open files
+  looks at     4.1 kB of a call, 12.5 % of the connections (level 5 for 42 s); takes 41.3 % of a core, may take 50 % and 256.0 MB
   programs     sys_exit, sys_enter
   tap          9 records; 12.0 kB seen, 2.0 kB copied, 10.0 kB not needed
   given up     kernel_fault 2

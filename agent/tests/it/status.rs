@@ -14,7 +14,7 @@ use std::{
 };
 
 use agent::status::{
-    report::{AgentStatus, Resources, Tap},
+    report::{AgentStatus, CaptureStatus, Resources, Tap},
     serve::{OpenError, Questions},
 };
 use tempfile::TempDir;
@@ -29,6 +29,7 @@ fn report(kernel: String) -> AgentStatus {
         uptime_s: 0.0,
         kernel,
         programs: Vec::new(),
+        capture: CaptureStatus::default(),
         resources: Resources::default(),
         tap: Tap {
             records: 0,
