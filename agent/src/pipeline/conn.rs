@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     time::Duration,
 };
 
@@ -86,6 +86,9 @@ struct Unseen {
 impl ConnTracker {
     pub fn handle_data(&mut self, data: &Data<'_>, targets: &mut Targets, limits: &Limits) {
         let now = Ktime(data.ktime_ns);
+        if is_first_of_its_entry(data) {
+            self.begin_anew(data, targets, limits);
+        }
         if !self.conns.contains_key(&data.conn) && !self.admit(data, targets, limits) {
             return;
         }
@@ -284,6 +287,17 @@ impl ConnTracker {
         self.conns.values().filter(|conn| conn.target == target).count()
     }
 
+    /// Lets go of a connection that the kernel side has forgotten, and now met again: its positions begin anew.
+    fn begin_anew(&mut self, data: &Data<'_>, targets: &mut Targets, limits: &Limits) {
+        if let Entry::Occupied(known) = self.conns.entry(data.conn)
+            && known.get().exchanges.is_some()
+            && data.offset < known.get().ingress.position()
+        {
+            let held = known.remove().finish(Ending::Evicted, Unseen::default(), targets, limits);
+            self.buffered = self.buffered.saturating_sub(held);
+        }
+    }
+
     /// Makes an entry for a connection that brings its first record.
     fn admit(&mut self, data: &Data<'_>, targets: &mut Targets, limits: &Limits) -> bool {
         let now = Ktime(data.ktime_ns);
@@ -439,6 +453,15 @@ fn context<'a>(
     client: Option<SocketAddr>,
 ) -> Context<'a> {
     Context { target, limits, room, client }
+}
+
+/// Whether this is the first record since the kernel side met the connection in the middle.
+fn is_first_of_its_entry(data: &Data<'_>) -> bool {
+    !data.from_start
+        && data.turn == 1
+        && data.direction == Direction::Ingress
+        && data.call_start
+        && data.turn_start
 }
 
 /// What the first record of a connection says about where we are. `again`: we knew the connection, and let it go.

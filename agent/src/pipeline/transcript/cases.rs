@@ -1034,6 +1034,24 @@ fn an_evicted_connection_is_one_met_in_the_middle() {
     assert_eq!(player.outcome(), "GET /a 204 0ms ?>0B\nGET /a 204 0ms ?>0B\nlost_gap 1");
 }
 
+/// Its table was full, or it was told to when a request was on its way.
+#[test]
+fn a_connection_that_the_kernel_side_forgot_begins_anew() {
+    let exchange = "> GET /a HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n\n< HTTP/1.1 204 N\\r\\n\\r\\n";
+    let check = |before: &str, want: &str| {
+        let mut player = played(before);
+        (player.from_start, player.turn, player.last, player.positions) = (false, 0, None, [0, 0]);
+        player.play(&read(&format!("{exchange}\n{exchange}")), Split::Whole);
+        assert_eq!(player.outcome(), want);
+        assert_eq!(player.pipeline.ledger(TARGET).stale_bytes, 0);
+    };
+    check(&format!("{exchange}\n{exchange}"), &["GET /a 204 0ms ?>0B"; 4].join("\n"));
+    // What it said last did not reach us.
+    let last = "> GET /b HTTP/1.1\\r\\n\\r\\n";
+    let want = format!("{}\nevicted_open 1", ["GET /a 204 0ms ?>0B"; 3].join("\n"));
+    check(&format!("{exchange}\n{last}"), &want);
+}
+
 #[test]
 fn hostile_input_is_bounded() {
     // A head without end.
