@@ -42,8 +42,7 @@ fn connections_that_are_left_out_are_counted_and_come_back() {
     let (upstream, dir) = (Origin::scripted(), Scratch::new("other"));
     let socket = dir.join("socket");
     let origin = Origin::nginx(&config(&socket, upstream.address()));
-    let agent =
-        Agent::watching_port(origin.port()).arg("--max-cpu").arg(MAX_CPU).sync_interval(NO_REPORTS).start();
+    let agent = Agent::watching_port(origin.port()).max_cpu(Some(MAX_CPU)).sync_interval(NO_REPORTS).start();
     assert_eq!(agent.status()["capture"]["level"], 0);
     let mut tunnels: Vec<Wire> = (0..TUNNELS).map(|_| tunnel(origin.address())).collect();
     eventually("the agent knows the tunnels", PATIENCE, || {

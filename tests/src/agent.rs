@@ -54,6 +54,7 @@ pub struct AgentBuilder {
     hub: Option<String>,
     sync_interval: Option<String>,
     log_level: &'static str,
+    max_cpu: Option<&'static str>,
     args: Vec<String>,
     state_dir: Arc<Scratch>,
 }
@@ -224,6 +225,7 @@ impl AgentBuilder {
             hub: None,
             sync_interval: Some("500ms".to_owned()),
             log_level: "debug",
+            max_cpu: Some("1000"),
             args: Vec::new(),
             state_dir: Arc::new(Scratch::new("state")),
         }
@@ -282,6 +284,13 @@ impl AgentBuilder {
         self
     }
 
+    /// What the agent may take of a core, percent, or None for what it takes itself to be allowed. More than there is
+    /// otherwise: on a machine that others use too, a test would be about that.
+    pub fn max_cpu(mut self, percent: Option<&'static str>) -> Self {
+        self.max_cpu = percent;
+        self
+    }
+
     /// Starts the agent and waits until it watches.
     ///
     /// # Panics
@@ -303,6 +312,9 @@ impl AgentBuilder {
         };
         if let Some(interval) = &self.sync_interval {
             command.args(["--sync-interval", interval]);
+        }
+        if let Some(percent) = self.max_cpu {
+            command.args(["--max-cpu", percent]);
         }
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 

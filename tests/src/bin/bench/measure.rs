@@ -127,7 +127,7 @@ fn run(subject: Subject, company: Company, cpus: Cpus, load: impl FnOnce(&Server
 }
 
 fn watch(pid: u32, hub: &FakeHub) -> Agent {
-    Agent::watching(pid).reporting_to(hub).on_the_usual_schedule().with_the_usual_log().start()
+    Agent::watching(pid).reporting_to(hub).on_the_usual_schedule().with_the_usual_log().max_cpu(None).start()
 }
 
 /// Fields of the ledger that say nothing of a loss.
