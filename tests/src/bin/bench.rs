@@ -94,7 +94,10 @@ fn main() {
     }
     for &server in servers.iter().filter(|server| matches!(server, Subject::Nginx | Subject::NginxKilobyte)) {
         println!("time in the kernel: {}", server.name());
-        results.kernel_time.insert(server, measure::kernel_time(server, cpus, CONNECTIONS, args.seconds));
+        for company in [Company::Agent, Company::AgentElsewhere] {
+            let times = measure::kernel_time(server, company, cpus, CONNECTIONS, args.seconds);
+            results.kernel_time.insert((server, company), times);
+        }
     }
     for with_agent in (0..args.rounds).flat_map(|_| [false, true]) {
         results.add_call_times(with_agent, measure::call_times(with_agent, cpus));

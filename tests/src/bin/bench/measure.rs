@@ -185,12 +185,19 @@ fn pin(cpus: &str) {
     assert!(done.is_ok_and(|status| status.success()), "{command:?}");
 }
 
-/// Time in the kernel per request by program, nanoseconds; measuring it makes each run some 30 ns longer.
-pub fn kernel_time(subject: Subject, cpus: Cpus, connections: usize, seconds: u64) -> BTreeMap<String, f64> {
+/// Time in the kernel per request by program, nanoseconds; measuring it makes each run longer.
+pub fn kernel_time(
+    subject: Subject,
+    company: Company,
+    cpus: Cpus,
+    connections: usize,
+    seconds: u64,
+) -> BTreeMap<String, f64> {
     let hub = FakeHub::start();
     let server = subject.start(cpus.server, None);
     load::full(subject, server.address(), cpus.load, WARM_UP_CONNECTIONS, WARM_UP);
-    let agent = watch(server.pid(), &hub);
+    let idle = Idle::start();
+    let agent = watch(if company == Company::Agent { server.pid() } else { idle.0.id() }, &hub);
     let _statistics = Statistics::on();
     let before = run_times(agent.pid());
     let seen = load::full(subject, server.address(), cpus.load, connections, seconds);

@@ -119,7 +119,12 @@ pub fn table(results: &Results) -> String {
             row(&what, AtLeast((better * 1000.0).round() / 1000.0), "", ratio(|run| run.seen.rate()));
         }
     }
-    row("nginx: p99 with / without, at half of its rate", AtMost(1.1), "", results.steady_p99());
+    row(
+        "nginx: p99 with / without, at half of its rate",
+        AtMost(1.1),
+        "",
+        results.steady_ratio(|seen| seen.p99),
+    );
     let share = results.full(Subject::Nginx, Company::Agent).iter().filter_map(|run| {
         let agent = run.agent.as_ref()?;
         Some(100.0 * (agent.reported as f64 / run.seen.requests as f64).min(1.0))
@@ -128,9 +133,9 @@ pub fn table(results: &Results) -> String {
     let lost = results.subjects().into_iter().flat_map(|subject| results.full(subject, Company::Agent));
     let lost = lost.filter_map(|run| Some(run.agent.as_ref()?.lost.values().sum::<u64>() as f64));
     row("all servers: what any loss counter says", AtMost(0.0), "", Spread::of(lost));
-    let kernel =
-        results.kernel_time.get(&Subject::NginxKilobyte).map(|times| times.values().sum::<f64>() / 1e3);
-    row("nginx, 1 KB each way: time in the kernel per request", AtMost(1.5), " us", Spread::of(kernel));
+    let kernel = |company| results.kernel_time(Subject::NginxKilobyte, company).map(|ns| ns / 1e3);
+    let in_all = Spread::of(kernel(Company::Agent));
+    row("nginx, 1 KB each way: time in the kernel per request", AtMost(1.5), " us", in_all);
     for subject in [Subject::Nginx, Subject::NginxKilobyte] {
         let spread = results.spread(subject, Company::Agent, |run| run.cpu_per_million().1);
         row(
@@ -205,12 +210,24 @@ fn page(results: &Results) -> String {
             let _ = writeln!(page, "| {} | {} | {} |", subject.title(), company.name(), figures.join(" | "));
         }
     }
+    page += "\n## nginx at half of its rate\n\n| | p50 | p99 |\n| --- | --- | --- |\n";
+    for company in [Company::Nobody, Company::Agent] {
+        let runs = results.steady(company).iter();
+        let times = [
+            Spread::of(runs.clone().map(|run| seconds(run.seen.p50) * 1e3)),
+            Spread::of(runs.map(|run| seconds(run.seen.p99) * 1e3)),
+        ];
+        if let [Some(p50), Some(p99)] = times.map(|time| time.map(|time| short(time.median))) {
+            let _ = writeln!(page, "| {} | {p50} ms | {p99} ms |", company.name());
+        }
+    }
     page += "\n## Time in the kernel, by program\n\nNanoseconds per request (`kernel.bpf_stats_enabled`, in a run of its\n\
-             own, since it makes each program some 30 ns longer). Programs on system calls run for all processes of the\n\
-             host, so those of the load are in it.\n\n| server | program | ns |\n| --- | --- | --- |\n";
-    for (subject, times) in &results.kernel_time {
+             own, since it makes each run of a program longer). Programs on system calls run for all processes of the\n\
+             host, so those of the load are in it; the run with the agent elsewhere shows what they and the statistics\n\
+             take when nobody is watched.\n\n| server | | program | ns |\n| --- | --- | --- | --- |\n";
+    for ((subject, company), times) in &results.kernel_time {
         for (program, ns) in times {
-            let _ = writeln!(page, "| {} | `{program}` | {ns:.0} |", subject.title());
+            let _ = writeln!(page, "| {} | {} | `{program}` | {ns:.0} |", subject.title(), company.name());
         }
     }
     page += "\n## Connections\n\n| connections | requests/s | agent CPU per million | agent's memory |\n| --- | --- | --- | --- |\n";

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::load::Seen;
 use crate::measure::{CallTimes, Company, Cpus, Run};
 use crate::seconds;
 use crate::subject::Subject;
@@ -27,7 +28,7 @@ pub struct Results {
     /// The agent with so many connections.
     pub crowds: BTreeMap<usize, Run>,
     /// Nanoseconds per request by program.
-    pub kernel_time: BTreeMap<Subject, BTreeMap<String, f64>>,
+    pub kernel_time: BTreeMap<(Subject, Company), BTreeMap<String, f64>>,
     calls: BTreeMap<bool, Vec<CallTimes>>,
     pub took: Duration,
 }
@@ -126,11 +127,21 @@ impl Results {
         self.spread(subject, company, |run| run.seen.rate()).map_or(0.0, |spread| spread.median)
     }
 
-    /// What p99 is times as much with the agent, at half of the rate.
-    pub fn steady_p99(&self) -> Option<Spread> {
+    /// What a time is times as much with the agent, at half of the rate.
+    pub fn steady_ratio(&self, time: impl Fn(&Seen) -> Duration) -> Option<Spread> {
         let [alone, with] = [Company::Nobody, Company::Agent].map(|company| self.steady.get(&company));
         let ratios = with?.iter().zip(alone?);
-        Spread::of(ratios.map(|(with, alone)| seconds(with.seen.p99) / seconds(alone.seen.p99)))
+        Spread::of(ratios.map(|(with, alone)| seconds(time(&with.seen)) / seconds(time(&alone.seen))))
+    }
+
+    /// Runs at half of the rate.
+    pub fn steady(&self, company: Company) -> &[Run] {
+        self.steady.get(&company).map_or(&[], Vec::as_slice)
+    }
+
+    /// Time in all programs per request, nanoseconds.
+    pub fn kernel_time(&self, subject: Subject, company: Company) -> Option<f64> {
+        self.kernel_time.get(&(subject, company)).map(|times| times.values().sum())
     }
 
     /// What the agent adds to a system call that it does not look at, nanoseconds.
@@ -154,7 +165,9 @@ impl Results {
             .iter()
             .map(|(connections, run)| json!({"connections": connections, "run": run.to_json()}));
         let kernel =
-            self.kernel_time.iter().map(|(subject, times)| (subject.name().to_owned(), json!(times)));
+            self.kernel_time.iter().map(|((subject, company), times)| {
+                json!({"server": subject.name(), "company": company.name(), "ns": times})
+            });
         let calls = self.calls.iter().flat_map(|(with_agent, times)| {
             times.iter().map(move |times| {
                 json!({"agent": with_agent, "getppid_ns": times.getppid, "read_write_ns": times.read_write})
@@ -164,7 +177,7 @@ impl Results {
             "full": full.collect::<Vec<_>>(),
             "half": steady.collect::<Vec<_>>(),
             "connections": crowds.collect::<Vec<_>>(),
-            "kernel_ns_per_request": kernel.collect::<serde_json::Map<_, _>>(),
+            "kernel_ns_per_request": kernel.collect::<Vec<_>>(),
             "calls": calls.collect::<Vec<_>>(),
         })
     }
