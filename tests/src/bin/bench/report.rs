@@ -190,7 +190,7 @@ fn page(results: &Results) -> String {
     );
     page += "Each round runs every server alone, watched by the agent, with the agent watching another process, and with\n\
              its official client where there is one. A ratio is between runs of one round; of all rounds the median is\n\
-             shown, and the least and the most.\n\n";
+             shown, and the least and the most. Why what is missed is missed: [cost.md](cost.md).\n\n";
     page += &table(results);
     page += "\n![throughput](performance/throughput.svg)\n\n![p99](performance/p99.svg)\n\n![CPU](performance/cpu.svg)\n";
     page += "\n## All runs\n\n| server | | requests/s | p50 | p99 | server CPU per million | agent CPU per million |\n\
