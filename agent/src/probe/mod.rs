@@ -1,6 +1,7 @@
 //! The kernel edge: puts the programs into the kernel, tells them whom to watch, brings their records back.
 
 pub mod btf;
+pub mod cgroup;
 pub mod clock;
 mod counters;
 pub mod discover;
