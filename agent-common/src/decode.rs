@@ -18,6 +18,7 @@ pub enum Record<'a> {
     ProcessForked(Process),
     ProcessExited(Process),
     Peer(Peer),
+    Notice(Notice),
 }
 
 /// Bytes that moved in one direction of a connection. See [`RecordHeader`] for what positions mean.
@@ -96,6 +97,23 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
+/// A process of the host that may belong to a target from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub ktime_ns: u64,
+    pub pid: u32,
+    /// Where it begins to listen, if that is what it does.
+    pub listener: Option<Listener>,
+}
+
+/// A TCP socket that somebody begins to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// Its inode number.
+    pub socket: u64,
+    pub port: u16,
+}
+
 /// Why bytes are not a record. The kernel side never writes such; a file might hold them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
@@ -172,6 +190,11 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         Kind::ProcessForked => Record::ProcessForked(Process { ktime_ns, target, pid }),
         Kind::ProcessExited => Record::ProcessExited(Process { ktime_ns, target, pid }),
         Kind::Peer => Record::Peer(Peer { ktime_ns, conn, target, address: peer_address(&header) }),
+        Kind::Notice => {
+            let port = header.local_port;
+            let listener = (port != 0).then_some(Listener { socket: conn, port });
+            Record::Notice(Notice { ktime_ns, pid, listener })
+        }
     })
 }
 
@@ -225,6 +248,17 @@ mod tests {
         let first = u64::from_ne_bytes([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0]);
         let fourth = u32::from_ne_bytes([0, 0, 0, 9]);
         check(event::Peer { first, third: 0, fourth, port: 80 }, "[2001:db8::9]:80");
+    }
+
+    #[test]
+    fn a_notice_says_where_a_process_listens_if_it_does() {
+        let check = |local_port, want| {
+            let header = RecordHeader { kind: 7, conn: 9, pid: 4711, local_port, ..Default::default() };
+            let notice = Notice { ktime_ns: 0, pid: 4711, listener: want };
+            assert_eq!(decode(&data(header, b"")), Ok(Record::Notice(notice)));
+        };
+        check(0, None);
+        check(80, Some(Listener { socket: 9, port: 80 }));
     }
 
     #[test]

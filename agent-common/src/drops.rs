@@ -30,10 +30,13 @@ pub enum DropReason {
     UnseenBytes = 7,
     /// A call to io_uring, which may have moved bytes.
     IoUring = 8,
+    /// No room in the ring buffer to tell of a process that a target may be looking for; user space then looks at all
+    /// processes.
+    NoticeLost = 9,
 }
 
 impl DropReason {
-    pub const ALL: [DropReason; 9] = [
+    pub const ALL: [DropReason; 10] = [
         Self::RingFull,
         Self::RingFullControl,
         Self::UserFault,
@@ -43,6 +46,7 @@ impl DropReason {
         Self::TargetsFull,
         Self::UnseenBytes,
         Self::IoUring,
+        Self::NoticeLost,
     ];
 
     /// Name in logs and reports.
@@ -57,6 +61,7 @@ impl DropReason {
             Self::TargetsFull => "targets_full",
             Self::UnseenBytes => "unseen_bytes",
             Self::IoUring => "io_uring",
+            Self::NoticeLost => "notice_lost",
         }
     }
 }

@@ -125,6 +125,10 @@ pub enum Kind {
     /// Who is at the other end of a connection, see [`Peer`]. Before its first data record, where user space has asked
     /// for it; there is none about a Unix socket.
     Peer = 6,
+    /// A process of no target, mostly, that one may be looking for: `pid` was forked, has become another program, was
+    /// moved to another control group, or begins to listen; then `conn` is the socket and `local_port` where. Only for
+    /// as long as user space has asked for it.
+    Notice = 7,
 }
 
 impl Kind {
@@ -136,6 +140,7 @@ impl Kind {
             4 => Some(Self::ProcessForked),
             5 => Some(Self::ProcessExited),
             6 => Some(Self::Peer),
+            7 => Some(Self::Notice),
             _ => None,
         }
     }

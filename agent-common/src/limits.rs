@@ -64,6 +64,10 @@ const _: () = assert!(PID_SLOTS.is_power_of_two());
 /// in a row), so this is a trade of 16 MiB resident for about 100 ms of the harshest load.
 pub const RING_BYTES: u32 = 8 * 1024 * 1024;
 
+/// Notices of processes wake user space no more often than this, nanoseconds: the first one after a while does, so that
+/// a server is found before it serves; where thousands a second come, the others wait for the next look at the records.
+pub const NOTICE_WAKES_NS: u64 = 10_000_000;
+
 /// A message that has brought this many reported bytes in one turn wakes user space at once, so that the
 /// rest of it can be muted: at 1 GB/s, 100 ms of waiting would be 1,600 records.
 pub const NUDGE_BYTES: u64 = 256 * 1024;

@@ -22,6 +22,7 @@ pub mod nr {
     pub const SENDMSG: u64 = 46;
     pub const RECVMSG: u64 = 47;
     pub const SHUTDOWN: u64 = 48;
+    pub const LISTEN: u64 = 50;
     pub const SPLICE: u64 = 275;
     pub const ACCEPT4: u64 = 288;
     pub const DUP3: u64 = 292;
@@ -49,6 +50,7 @@ pub mod nr32 {
     pub const RECVMMSG: u64 = 337;
     pub const SENDMMSG: u64 = 345;
     pub const CONNECT: u64 = 362;
+    pub const LISTEN: u64 = 363;
     pub const ACCEPT4: u64 = 364;
     pub const SENDTO: u64 = 369;
     pub const SENDMSG: u64 = 370;

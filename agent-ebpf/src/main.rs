@@ -83,7 +83,7 @@ pub fn sys_enter_perf(ctx: TracePointContext) -> u32 {
     record::<u64>(&ctx, RECORD_NUMBER).and_then(on_enter).unwrap_or_else(count_drop) as u32
 }
 
-/// Children of a target's processes belong to the target.
+/// Children of a target's processes belong to the target; those of others are noticed, while user space looks for some.
 ///
 /// Hook: raw tracepoint `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, in
 /// the context of the parent, before the child runs.
@@ -101,6 +101,25 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     lifecycle::on_exit(&ctx).unwrap_or_else(count_drop)
+}
+
+/// A process, any of the host's, has become another program. Attached while there is a target that may get processes
+/// at any time: one that is known by their port, their program, their unit or their container.
+///
+/// Hook: raw tracepoint `sched_process_exec(struct task_struct *task, ..)`, in the context of the task, when its new
+/// program, name and control group are in place.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
+    lifecycle::on_exec().unwrap_or_else(count_drop)
+}
+
+/// A process, any of the host's, was moved to another control group. Attached with [`process_exec`].
+///
+/// Hook: raw tracepoint `cgroup_attach_task(struct cgroup *, const char *path, struct task_struct *task, ..)`, when it
+/// is done, in the context of whoever does it.
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+pub fn process_move(ctx: RawTracePointContext) -> i32 {
+    lifecycle::on_move(ctx.arg(2)).unwrap_or_else(count_drop)
 }
 
 /// Records of `raw_syscalls` begin with the number; `sys_exit` goes on with the result

@@ -73,6 +73,14 @@ pub static SAMPLED_OUT: Array<u64> = Array::with_max_entries(limits::TARGETS, BP
 #[map]
 pub static TELL_PEERS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// 1 while user space looks for processes that may become those of a target.
+#[map]
+pub static TELL_PROCESSES: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// When a notice of a process last woke user space: CLOCK_MONOTONIC, nanoseconds.
+#[map]
+pub static NOTICE_WOKE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Field offsets and bounds, put in by user space before loading; constants to the verifier.
 #[unsafe(no_mangle)]
 pub static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings {

@@ -184,6 +184,28 @@ pub fn tells_peers() -> bool {
     maps::TELL_PEERS.get_ptr(0).is_some_and(|wanted| unsafe { wanted.read_volatile() } == 1)
 }
 
+/// Whether user space looks for processes that may become those of a target.
+#[inline(always)]
+pub fn tells_processes() -> bool {
+    // SAFETY: the pointer comes from a look-up; user space writes the value whole.
+    maps::TELL_PROCESSES.get_ptr(0).is_some_and(|wanted| unsafe { wanted.read_volatile() } == 1)
+}
+
+/// Whether a notice may wake user space at this time; if so, the next ones may not for a while. That several CPUs
+/// come to that answer at once costs a wake-up each.
+#[inline(always)]
+pub fn may_wake_for_notice(now_ns: u64) -> bool {
+    let Some(woke) = maps::NOTICE_WOKE.get_ptr_mut(0) else { return false };
+    // SAFETY: the pointer comes from a look-up and is aligned as map values are; a u64 is read and written whole.
+    unsafe {
+        if now_ns.wrapping_sub(woke.read_volatile()) < limits::NOTICE_WAKES_NS {
+            return false;
+        }
+        woke.write_volatile(now_ns);
+    }
+    true
+}
+
 /// Counts a failure; the value is what a program returns.
 #[inline(always)]
 pub fn count_drop(reason: DropReason) -> i32 {

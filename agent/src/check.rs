@@ -95,7 +95,7 @@ fn print_origins(out: &mut impl Write, origins: &[(&'static str, Origin)]) -> io
 
 fn describe(out: &mut impl Write, target: &Target) -> io::Result<()> {
     let roots = target.root_pids();
-    let children: Vec<u32> = roots.iter().flat_map(|pid| discover::descendants(*pid)).collect();
+    let children: Vec<u32> = roots.iter().flat_map(|pid| discover::descendants(*pid, |_| false)).collect();
     let pids = || roots.iter().chain(&children).copied();
     writeln!(out, "  name           {}", target.stable_name())?;
     writeln!(out, "  processes      {} and {} children", list(&roots), children.len())?;

@@ -7,6 +7,8 @@ use clap::{
     parser::ValueSource,
 };
 
+use crate::probe::{cgroup::UnitName, container::ContainerName, program::ExeGlob};
+
 /// Watches HTTP servers on this host through eBPF and reports their metrics to Apitally.
 ///
 /// The servers are not touched: nothing is installed into them, and nothing of their traffic is changed.
@@ -95,11 +97,26 @@ pub struct TargetArgs {
     /// Watch the process that listens on this TCP port, and its children; may be given several times
     #[arg(long, value_name = "PORT", value_delimiter = ',', action = ArgAction::Append, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Vec<u16>,
+
+    /// Watch the processes that run this program, by its path or name with * and ?, and their children; may be given
+    /// several times
+    #[arg(long, value_name = "GLOB", action = ArgAction::Append, value_parser = ExeGlob::parse)]
+    pub exe: Vec<ExeGlob>,
+
+    /// Watch the processes of this systemd unit; may be given several times
+    #[arg(long, value_name = "SYSTEMD-UNIT", value_delimiter = ',', action = ArgAction::Append, value_parser = UnitName::parse)]
+    pub unit: Vec<UnitName>,
+
+    /// Watch the processes of this container, by its id or the name that Docker or Podman has for it; may be given
+    /// several times
+    #[arg(long, value_name = "ID|NAME", value_delimiter = ',', action = ArgAction::Append, value_parser = ContainerName::parse)]
+    pub container: Vec<ContainerName>,
 }
 
 impl TargetArgs {
     pub fn is_empty(&self) -> bool {
-        self.pid.is_empty() && self.port.is_empty()
+        let Self { pid, port, exe, unit, container } = self;
+        pid.is_empty() && port.is_empty() && exe.is_empty() && unit.is_empty() && container.is_empty()
     }
 }
 

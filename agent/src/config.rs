@@ -40,6 +40,7 @@ use crate::{
         consumer::RuleError,
         route::declared::{self, TooManyRoutes},
     },
+    probe::{cgroup::UnitName, container::ContainerName, program::ExeGlob},
     request_log::{patterns::PatternError, policy::LogPolicy},
     thermostat::Bounds,
 };
@@ -153,19 +154,27 @@ pub struct AppConfig {
 pub enum TargetSpec {
     Pid(u32),
     Port(u16),
+    Exe(ExeGlob),
+    Unit(UnitName),
+    Container(ContainerName),
 }
 
 impl TargetSpec {
     /// Whether it can be there again, as another process.
     pub fn may_return(&self) -> bool {
-        matches!(self, Self::Port(_))
+        !matches!(self, Self::Pid(_))
+    }
+
+    /// Whether it is known by what its processes are, one by one.
+    pub fn is_of_processes(&self) -> bool {
+        matches!(self, Self::Exe(_) | Self::Unit(_) | Self::Container(_))
     }
 
     /// The local ports that count; empty when all do.
     pub fn ports(&self) -> Vec<u16> {
         match self {
-            Self::Pid(_) => Vec::new(),
             Self::Port(port) => vec![*port],
+            Self::Pid(_) | Self::Exe(_) | Self::Unit(_) | Self::Container(_) => Vec::new(),
         }
     }
 }
@@ -175,6 +184,9 @@ impl std::fmt::Display for TargetSpec {
         match self {
             Self::Pid(pid) => write!(f, "--pid {pid}"),
             Self::Port(port) => write!(f, "--port {port}"),
+            Self::Exe(glob) => write!(f, "--exe {glob}"),
+            Self::Unit(unit) => write!(f, "--unit {unit}"),
+            Self::Container(container) => write!(f, "--container {container}"),
         }
     }
 }
@@ -209,8 +221,9 @@ pub struct HubTarget {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error(
-        "nothing to watch: name a process with --pid PID, a listening port with --port PORT, or a file with \
-         [[target]] tables with --config FILE"
+        "nothing to watch: name a process with --pid PID, a listening port with --port PORT, a program with --exe GLOB, \
+         a systemd unit with --unit UNIT, a container with --container ID, or a file with [[target]] tables with \
+         --config FILE"
     )]
     NoTarget,
     /// From the command line, or the environment.
@@ -415,6 +428,7 @@ impl ReplayConfig {
         let is = |target: &&TargetConfig| match target.spec {
             TargetSpec::Port(port) => ports.contains(&port),
             TargetSpec::Pid(of) => of == pid,
+            TargetSpec::Exe(_) | TargetSpec::Unit(_) | TargetSpec::Container(_) => false,
         };
         let found = match &self.targets[..] {
             [only] => Some(only),
@@ -484,10 +498,14 @@ fn all_targets(
     file: Option<&ConfigFile>,
 ) -> Result<Vec<(Given<TargetSpec>, TargetKeys)>, ConfigError> {
     let by_flag = |value| Given { value, by: Origin::CommandLine };
-    let pids = args.pid.iter().map(|pid| by_flag(TargetSpec::Pid(*pid)));
-    let ports = args.port.iter().map(|port| by_flag(TargetSpec::Port(*port)));
+    let pids = args.pid.iter().map(|pid| TargetSpec::Pid(*pid));
+    let ports = args.port.iter().map(|port| TargetSpec::Port(*port));
+    let exes = args.exe.iter().map(|glob| TargetSpec::Exe(glob.clone()));
+    let units = args.unit.iter().map(|unit| TargetSpec::Unit(unit.clone()));
+    let containers = args.container.iter().map(|container| TargetSpec::Container(container.clone()));
+    let of_flags = pids.chain(ports).chain(exes).chain(units).chain(containers).map(by_flag);
     let defaults = file.map(|file| file.defaults.clone()).unwrap_or_default();
-    let mut targets: Vec<_> = pids.chain(ports).map(|spec| (spec, flags.clone().or(&defaults))).collect();
+    let mut targets: Vec<_> = of_flags.map(|spec| (spec, flags.clone().or(&defaults))).collect();
     targets.extend(
         file.iter()
             .flat_map(|file| &file.targets)

@@ -1,6 +1,7 @@
 //! The wiring: one loop over records, ticks and signals, and an orderly end.
 
 mod account;
+mod arrivals;
 mod cost;
 mod documents;
 mod names;
@@ -30,6 +31,7 @@ use zerocopy::IntoBytes as _;
 
 use self::{
     account::{LedgerLine, TapAlarm, log_ledger, log_tap, take_over},
+    arrivals::Arrivals,
     documents::Documents,
     report::{Occasion, Report},
     signals::{Asked, Signals},
@@ -50,7 +52,7 @@ use crate::{
     pulse::Pulse,
     status::serve::{Question, Questions},
     thermostat::Thermostat,
-    watch::{self, Target},
+    watch::{self, RootsOf, Target},
 };
 
 /// Records are looked at this often even when the kernel side asks for nothing.
@@ -86,8 +88,13 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let Some(kernel) = host.kernel.filter(|_| obstacles.is_empty()) else {
         return Err(Failure::Host(obstacles));
     };
-    let find = |(id, target): (_, TargetConfig)| Ok((Target::find(id, target.spec.clone())?, target));
-    let targets: Vec<(Target, TargetConfig)> =
+    let find = |(id, config): (_, TargetConfig)| {
+        let spec = config.spec.clone();
+        let is_awaited = spec.is_of_processes();
+        let target = if is_awaited { Target::awaited(id, spec) } else { Target::find(id, spec)? };
+        Ok((target, config))
+    };
+    let mut targets: Vec<(Target, TargetConfig)> =
         (1..).zip(targets).map(find).collect::<Result<_, Failure>>()?;
 
     let mut documents = Vec::new();
@@ -115,12 +122,20 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
         last_id: 0,
         started: Instant::now(),
         kernel: host.release,
+        arrivals: Arrivals::default(),
         ticks: 0,
         alarm: TapAlarm::default(),
         thermostat,
     };
+    // Who comes from now on is noticed, so that nobody is missed between the two.
+    daemon.notice_for(targets.iter().map(|(target, _)| &target.spec))?;
+    watch::fill(targets.iter_mut().map(|(target, _)| target).collect());
+    let roots_of = watch::roots_of(targets.iter().map(|(target, _)| target));
     for ((target, config), documents) in targets.into_iter().zip(documents) {
-        daemon.add(target, config, documents)?;
+        if !target.is_there() {
+            warn!(target = %target.spec, "nothing of it is there yet, it will be watched when it is");
+        }
+        daemon.add(target, config, documents, &roots_of)?;
     }
     let mut questions = questions.unwrap_or_else(|error| {
         warn!(%error, "no status socket: `apitally-agent status` will not show this agent; see --runtime-dir");
@@ -145,6 +160,7 @@ struct Daemon {
     hubs: Hubs,
     /// Of the target that was added last.
     last_id: TargetId,
+    arrivals: Arrivals,
     started: Instant,
     /// Release of the kernel.
     kernel: String,
@@ -160,6 +176,7 @@ impl Daemon {
         mut target: Target,
         mut config: TargetConfig,
         documents: Documents,
+        roots_of: &RootsOf,
     ) -> Result<(), Failure> {
         if documents.current.is_some() {
             let declared = config.routes.declared(documents.current.as_ref());
@@ -170,7 +187,7 @@ impl Daemon {
         self.pipeline.add_target(target.id, config.policy.clone());
         self.tape.target(&target);
         if target.is_there() {
-            target.attach(&mut self.probe)?;
+            target.attach(&mut self.probe, roots_of)?;
         }
         take_over(&target, left, &mut self.pipeline);
         log_warnings(&config);
@@ -216,6 +233,7 @@ impl Daemon {
             if reload {
                 self.reload();
             }
+            self.meet_arrivals();
             if handled.count > 0 || reload {
                 active = now;
             }
@@ -248,9 +266,10 @@ impl Daemon {
 
     /// Handles what waits in the ring buffer, up to a batch.
     fn handle_records(&mut self) -> Handled {
-        let Self { records, pipeline, probe, tape, reports, .. } = self;
+        let Self { records, pipeline, probe, tape, reports, arrivals, .. } = self;
         let mut exited = false;
         let count = records.drain(BATCH, |bytes| match decode(bytes) {
+            Ok(Record::Notice(notice)) => arrivals.add(&notice),
             Ok(record) => {
                 tape.record(bytes, &record);
                 match record {
@@ -275,7 +294,11 @@ impl Daemon {
                         probe.has_exited(process.pid);
                         debug!(pid = process.pid, "process exited");
                     }
-                    Record::Data(_) | Record::End(_) | Record::Closed(_) | Record::Peer(_) => {}
+                    Record::Data(_)
+                    | Record::End(_)
+                    | Record::Closed(_)
+                    | Record::Peer(_)
+                    | Record::Notice(_) => {}
                 }
                 pipeline.handle_event(record);
             }
@@ -364,18 +387,14 @@ impl Daemon {
         }
         for report in &mut self.reports {
             report.look_at_files(&mut self.pipeline);
-            if !report.target.alive && report.target.may_return() && report.target.has_returned() {
-                self.pipeline.resume_target(report.target.id);
-                if let Err(error) = report.target.attach(&mut self.probe) {
-                    warn!(%error, "target came back and cannot be watched");
-                }
-                report.restart(&self.probe);
-            }
         }
-        if !self.ticks.is_multiple_of(LOOK_AROUND) {
+        let is_thorough = self.ticks.is_multiple_of(LOOK_AROUND);
+        self.look_around(is_thorough);
+        if !is_thorough {
             return Outlook::KeepWatching;
         }
-        watch::drop_dead(&mut self.probe);
+        let watched: Vec<u32> = self.probe.watched().into_iter().map(|(pid, _)| pid).collect();
+        watch::drop_dead(&mut self.probe, watched.into_iter());
         self.hubs.end_unused();
         self.end_strays();
         self.see_who_is_left()

@@ -136,6 +136,7 @@ fn time_of(record: &Record<'_>) -> Ktime {
         Record::Closed(closed) => closed.ktime_ns,
         Record::ProcessForked(process) | Record::ProcessExited(process) => process.ktime_ns,
         Record::Peer(peer) => peer.ktime_ns,
+        Record::Notice(notice) => notice.ktime_ns,
     })
 }
 

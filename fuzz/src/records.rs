@@ -5,7 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use agent::pipeline::{Limits, Pipeline, Policy};
 use agent_common::{
     conn::Direction,
-    decode::{Closed, Data, DecodeError, End, Peer, Process, Record, decode},
+    decode::{Closed, Data, DecodeError, End, Listener, Notice, Peer, Process, Record, decode},
     event::HEADER_LEN,
 };
 
@@ -47,7 +47,7 @@ fn decode_by_hand(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let (original_len, captured_len, turn) = (number(24, 4), number(28, 4), number(32, 4) as u32);
     let (target, pid, local_port) = (number(36, 4) as u32, number(40, 4) as u32, number(44, 2) as u16);
     let (kind, direction, flags) = (bytes[46], bytes[47], bytes[48]);
-    if !(1..=6).contains(&kind) {
+    if !(1..=7).contains(&kind) {
         return Err(DecodeError::Kind(kind));
     }
     let direction = match direction {
@@ -96,6 +96,10 @@ fn decode_by_hand(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         }),
         4 => Record::ProcessForked(Process { ktime_ns, target, pid }),
         5 => Record::ProcessExited(Process { ktime_ns, target, pid }),
+        7 => {
+            let listener = (local_port != 0).then_some(Listener { socket: conn, port: local_port });
+            Record::Notice(Notice { ktime_ns, pid, listener })
+        }
         _ => {
             let address: [u8; 16] = bytes[16..32].try_into().expect("there are as many");
             let address = SocketAddr::from((Ipv6Addr::from(address).to_canonical(), turn as u16));

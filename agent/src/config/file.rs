@@ -1,6 +1,8 @@
 //! The file that `--config` names.
 
 use std::{
+    convert::Infallible,
+    fmt::Display,
     fs::File,
     io::{self, Read as _},
     path::Path,
@@ -9,8 +11,9 @@ use std::{
 use super::{
     ConfigError, TargetSpec,
     keys::{AgentKeys, TargetKeys},
-    table::{Document, FileError, Given, Table},
+    table::{Document, FileError, Given, Origin, Table, Value},
 };
+use crate::probe::{cgroup::UnitName, container::ContainerName, program::ExeGlob};
 
 /// Longest file that is read, bytes.
 const LONGEST: u64 = 1024 * 1024;
@@ -47,7 +50,7 @@ impl ConfigFile {
         let agent = AgentKeys::take(&mut top)?;
         let agent_keys = top.known().to_vec();
         let defaults = TargetKeys::take(&mut top)?;
-        top.finish(&[(&["pid", "port"], "in a table of its own, [[target]]")])?;
+        top.finish(&[(&FINDERS, "in a table of its own, [[target]]")])?;
         let targets = targets.map(|tables| tables.value).unwrap_or_default();
         let read = |table| FileTarget::take(table, &agent_keys);
         Ok(Self { agent, defaults, targets: targets.into_iter().map(read).collect::<Result<_, _>>()? })
@@ -56,24 +59,50 @@ impl ConfigFile {
 
 impl FileTarget {
     fn take(mut table: Table<'_>, agent_keys: &[&'static str]) -> Result<Self, FileError> {
-        let pid: Option<Given<u32>> = table.take("pid")?;
-        let port: Option<Given<u16>> = table.take("port")?;
+        let specs = [
+            take_spec(&mut table, "pid", |pid| Ok::<_, Infallible>(TargetSpec::Pid(pid)))?,
+            take_spec(&mut table, "port", |port| Ok::<_, Infallible>(TargetSpec::Port(port)))?,
+            take_spec(&mut table, "exe", |text: String| ExeGlob::parse(&text).map(TargetSpec::Exe))?,
+            take_spec(&mut table, "unit", |text: String| UnitName::parse(&text).map(TargetSpec::Unit))?,
+            take_spec(&mut table, "container", |text: String| {
+                ContainerName::parse(&text).map(TargetSpec::Container)
+            })?,
+        ];
         let keys = TargetKeys::take(&mut table)?;
-        let spec = match (pid, port) {
-            (Some(pid), None) => Given { value: TargetSpec::Pid(pid.value), by: pid.by },
-            (None, Some(port)) => Given { value: TargetSpec::Port(port.value), by: port.by },
-            (Some(_), Some(_)) => {
-                return Err(table.error("`pid` and `port` are two targets; give each a table of its own"));
-            }
+        let given = || FINDERS.iter().zip(&specs).filter(|(_, spec)| spec.is_some()).map(|(key, _)| *key);
+        if let (Some(first), Some(second)) = (given().next(), given().nth(1)) {
+            let problem = format!("`{first}` and `{second}` are two targets; give each a table of its own");
+            return Err(table.error(&problem));
+        }
+        let Some(spec) = specs.into_iter().flatten().next() else {
             // A mistyped key is said before what is missing for it.
-            (None, None) => {
-                let missing = table.error("it names nothing to watch; give it a `pid` or a `port`");
-                table.finish(&[(agent_keys, ABOVE)])?;
-                return Err(missing);
-            }
+            let missing = table.error(
+                "it names nothing to watch; give it a `pid`, a `port`, an `exe`, a `unit` or a `container`",
+            );
+            table.finish(&[(agent_keys, ABOVE)])?;
+            return Err(missing);
         };
         table.finish(&[(agent_keys, ABOVE)])?;
         Ok(Self { spec, keys })
+    }
+}
+
+/// The keys that name a target.
+const FINDERS: [&str; 5] = ["pid", "port", "exe", "unit", "container"];
+
+fn take_spec<T: Value, E: Display>(
+    table: &mut Table<'_>,
+    key: &'static str,
+    parse: impl FnOnce(T) -> Result<TargetSpec, E>,
+) -> Result<Option<Given<TargetSpec>>, FileError> {
+    let Some(given) = table.take::<T>(key)? else { return Ok(None) };
+    let by = given.by;
+    match parse(given.value) {
+        Ok(value) => Ok(Some(Given { value, by })),
+        Err(error) => {
+            let place = if let Origin::File(place) = by { place } else { table.place.clone() };
+            Err(FileError { place, problem: format!("`{key}`: {error}") })
+        }
     }
 }
 

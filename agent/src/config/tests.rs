@@ -55,6 +55,11 @@ fn what_cannot_be_used_is_named() {
     check("--pid -4 --dry-run", "unexpected argument");
     check("--port 0 --dry-run", "0 is not in 1..=65535");
     check("--port 70000 --dry-run", "70000 is not in 1..=65535");
+    check("--exe bin/nginx --dry-run", "give the whole path, or \"*/bin/nginx\"");
+    check("--unit app@ --dry-run", "'--unit <SYSTEMD-UNIT>': app@ is a template");
+    check("--unit a,backup.timer --dry-run", "backup.timer has no processes");
+    check("--container a/b --dry-run", "\"a/b\" is no container; give its id");
+    check("--unit nginx --unit nginx.service --dry-run", "--unit nginx.service is given twice");
     check("--pid 1 --client-id 42", "--client-id: client id is not a UUID");
     check("--pid 1 --client-id ID --env no/slash", "--env: environment name");
     check("--pid 1 --client-id ID --hub-url gopher://x", "--hub-url: hub URL has the scheme");
@@ -273,7 +278,15 @@ fn what_is_wrong_in_a_file_is_said_with_its_place() {
         "port = 80",
         "agent.toml:1:1: [[target]]: `pid` and `port` are two targets; give each a table of its own",
     );
-    check("[[target]]", "agent.toml:3:1: [[target]]: it names nothing to watch; give it a `pid` or a `port`");
+    check(
+        "[[target]]",
+        "agent.toml:3:1: [[target]]: it names nothing to watch; give it a `pid`, a `port`, an `exe`, a `unit` or a \
+         `container`",
+    );
+    check(
+        "[[target]]\nunit = \"app@\"",
+        "agent.toml:4:8: `unit`: app@ is a template; name what runs of it, such as app@1.service",
+    );
     check("[[target]]\nprot = 7", "agent.toml:4:1: unknown key `prot` in [[target]]; did you mean `port`?");
     check("[[target]]\npid = 7", "agent.toml:4:7: --pid 7 is given twice");
 }
@@ -393,6 +406,14 @@ fn targets_are_kept_in_order() {
     let specs = |config: Config| config.targets.into_iter().map(|target| target.spec).collect::<Vec<_>>();
     let want = [TargetSpec::Pid(7), TargetSpec::Pid(8), TargetSpec::Pid(9), TargetSpec::Port(80)];
     assert_eq!(specs(config("--pid 7,8 --port 80 --pid 9 --dry-run").unwrap()), want);
+    let all = "--container web --unit app@1,nginx --exe */a,b --port 80 --dry-run";
+    let names = |config: Config| specs(config).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let want_names =
+        ["--port 80", "--exe */a,b", "--unit app@1.service", "--unit nginx.service", "--container web"];
+    assert_eq!(names(config(all).unwrap()), want_names);
+    let file = "[[target]]\nport = 80\n[[target]]\nexe = \"*/a,b\"\n[[target]]\nunit = \"app@1\"\n[[target]]\n\
+                unit = \"nginx\"\n[[target]]\ncontainer = \"web\"\n";
+    assert_eq!(names(with_file(file, "--dry-run").unwrap()), want_names);
     let file = "[[target]]\npid = 9\n[[target]]\nport = 80";
     assert_eq!(specs(with_file(file, "--pid 7 --pid 8 --dry-run").unwrap()), want);
 }

@@ -38,6 +38,10 @@ impl Daemon {
         if config.targets.iter().any(|target| target.policy.needs_clients()) {
             self.probe.tell_peers(true);
         }
+        // Who comes from now on is noticed; who is there already is found when a target is added.
+        if let Err(error) = self.notice_for(config.targets.iter().map(|target| &target.spec)) {
+            error!(%error, "targets that are not there yet will not be found");
+        }
         for index in (0..self.reports.len()).rev() {
             let spec = &self.reports[index].config.spec;
             if !config.targets.iter().any(|target| target.spec == *spec) {
@@ -56,6 +60,8 @@ impl Daemon {
             }
         }
         self.probe.tell_peers(self.reports.iter().any(|report| report.config.policy.needs_clients()));
+        // What was a process of one target may be another one's now.
+        self.look_at_all();
         info!(targets = self.reports.len(), "configuration read again");
     }
 
@@ -87,7 +93,7 @@ impl Daemon {
             Err(error) => return Err(error.into()),
         };
         let documents = Documents::expect(&config.routes);
-        let added = self.add(target, config, documents);
+        let added = self.add(target, config, documents, &self.roots_of());
         if added.is_err() {
             self.forget_target(id);
         }

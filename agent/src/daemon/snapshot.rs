@@ -32,7 +32,7 @@ impl Daemon {
             pid: process::id(),
             uptime_s: (now - self.started).as_secs_f64(),
             kernel: self.kernel.clone(),
-            programs: self.probe.programs().iter().map(|program| (*program).to_owned()).collect(),
+            programs: self.probe.programs().map(str::to_owned).collect(),
             resources: resources().unwrap_or_default(),
             capture: self.capture_status(now),
             tap: Tap {

@@ -164,7 +164,7 @@ impl Pipeline {
             Record::Closed(closed) => conns.handle_closed(&closed, targets, limits),
             Record::ProcessExited(process) => conns.handle_exit(&process, targets, limits),
             Record::Peer(peer) => conns.handle_peer(&peer, limits),
-            Record::ProcessForked(_) => {}
+            Record::ProcessForked(_) | Record::Notice(_) => {}
         }
         debug_assert!(self.targets.values().all(Target::adds_up), "an exchange got lost, or counted twice");
     }

@@ -164,6 +164,11 @@ impl UnitName {
         }
         Ok(Self(name))
     }
+
+    /// As people call it: without the kind, where that is the usual one.
+    pub fn short_name(&self) -> &str {
+        self.0.strip_suffix(".service").unwrap_or(&self.0)
+    }
 }
 
 impl fmt::Display for UnitName {
@@ -183,15 +188,13 @@ impl ContainerId {
         is_id.then(|| Self(text.to_owned()))
     }
 
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether it means the container with this id.
     pub fn means(&self, id: &str) -> bool {
         id.starts_with(&self.0)
-    }
-}
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -1,19 +1,25 @@
 //! Who is the target? Processes, their children, and who listens on a port, from /proc.
 //!
 //! Reads what is asked for and no more: a `--pid` costs the files of that process and its descendants,
-//! a `--port` one pass over the descriptors of all processes.
+//! a `--port` one pass over the descriptors of all processes, if anybody listens there.
 
-use std::{collections::HashSet, fs, io};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, BufReader},
+};
 
 use procfs::process::{FDTarget, Process, Stat, StatFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
 
-/// A process, and a handle that tells when it is gone even if the number is taken by another.
+/// The first process. For sockets that systemd opens for a service, it is nobody's server.
+pub const INIT: u32 = 1;
+
+/// A process that could serve requests.
 #[derive(Debug)]
 pub struct Root {
     pub pid: u32,
     pub name: String,
-    pidfd: rustix::fd::OwnedFd,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +32,8 @@ pub enum DiscoverError {
     Exited { pid: u32 },
     #[error("process {pid} exited while we were attaching to it; start it again and give its new pid")]
     Vanished { pid: u32 },
+    #[error("process {pid} belongs to a target that is named before this one; take one of the two away")]
+    Taken { pid: u32 },
     #[error("{pid} is a thread of process {process}; give --pid {process}")]
     Thread { pid: u32, process: u32 },
     #[error("process {pid} ({name}) is a kernel thread; it serves no requests")]
@@ -38,6 +46,22 @@ pub enum DiscoverError {
         "TCP port {port} is listened on, but not by a process we can see; run the agent in the host's pid namespace and with CAP_SYS_PTRACE, or give --pid"
     )]
     OwnerHidden { port: u16 },
+    #[error(
+        "TCP port {port} is held open for a service that does not run yet (socket activation); start the service, or name it with --unit"
+    )]
+    HeldByInit { port: u16 },
+    #[error(
+        "no process runs {glob:?}; a pattern with a slash is compared with whole paths as /proc/PID/exe shows them, one \
+         without with the names of programs"
+    )]
+    NoProgram { glob: String },
+    #[error("unit {unit} has no processes; `systemctl status {unit}` says whether it runs")]
+    NoUnit { unit: String },
+    #[error(
+        "container {container} has no processes that we can see; `docker ps --no-trunc` or `crictl ps --no-trunc` prints \
+         the ids of those that run"
+    )]
+    NoContainer { container: String },
     #[error("cannot read /proc: {0}")]
     Proc(String),
 }
@@ -68,16 +92,7 @@ impl Root {
                 DiscoverError::Exited { pid }
             });
         }
-        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|_| DiscoverError::NoProcess { pid })?;
-        Ok(Self { pid, name: status.name, pidfd })
-    }
-
-    /// Whether the process is still there (a zombie is not).
-    pub fn is_alive(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
-        !matches!(poll(&mut fds, Some(&no_wait)), Ok(ready) if ready > 0)
+        Ok(Self { pid, name: status.name })
     }
 }
 
@@ -89,9 +104,29 @@ fn is_kernel_thread(pid: Pid) -> bool {
 
 /// Whether a process is there and alive; a zombie is not.
 pub fn exists(pid: u32) -> bool {
-    let stat =
-        i32::try_from(pid).ok().and_then(|pid| Process::new(pid).and_then(|process| process.stat()).ok());
-    stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// The parent of a process; None when the process is gone, or has none that we can see.
+pub fn parent(pid: u32) -> Option<u32> {
+    stat(pid).map(|stat| stat.ppid.unsigned_abs()).filter(|parent| *parent != 0)
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    i32::try_from(pid).ok().and_then(|pid| Process::new(pid).and_then(|process| process.stat()).ok())
+}
+
+/// All processes there are now, in no order.
+pub fn all_pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Whether a process is in our network namespace, so that ports mean the same to both.
+pub fn shares_our_network(pid: u32) -> bool {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/net")).ok();
+    let ours = namespace("self");
+    ours.is_some() && namespace(&pid.to_string()) == ours
 }
 
 /// The sockets that a process holds, by inode number; none when it is gone.
@@ -110,15 +145,15 @@ fn descriptors(pid: u32) -> impl Iterator<Item = FDTarget> {
     process.and_then(|process| process.fd().ok()).into_iter().flatten().flatten().map(|fd| fd.target)
 }
 
-/// All living descendants of a process, parents before their children.
-pub fn descendants(pid: u32) -> Vec<u32> {
+/// All living descendants of a process, parents before their children, without those that are left out and theirs.
+pub fn descendants(pid: u32, is_left_out: impl Fn(u32) -> bool) -> Vec<u32> {
     let mut found = vec![pid];
     let mut seen = HashSet::from([pid]);
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
         next += 1;
         for child in children(parent) {
-            if seen.insert(child) {
+            if seen.insert(child) && !is_left_out(child) {
                 found.push(child);
             }
         }
@@ -158,7 +193,8 @@ fn all_stats() -> impl Iterator<Item = Stat> {
 }
 
 /// The processes to watch for a port: those that hold a listening socket of it and whose parent does not.
-/// A prefork server has one, its master; servers that share a port by SO_REUSEPORT have several.
+/// A prefork server has one, its master; servers that share a port by SO_REUSEPORT have several. That systemd keeps the
+/// socket open for them does not count.
 ///
 /// # Errors
 /// When nobody listens there, or nobody we can see.
@@ -190,6 +226,10 @@ pub fn listeners(port: u16) -> Result<Vec<u32>, DiscoverError> {
     if holders.is_empty() {
         return Err(DiscoverError::OwnerHidden { port });
     }
+    holders.retain(|holder| holder.0 != INIT);
+    if holders.is_empty() {
+        return Err(DiscoverError::HeldByInit { port });
+    }
     let pids: HashSet<u32> = holders.iter().map(|holder| holder.0).collect();
     Ok(holders.iter().filter(|holder| !pids.contains(&holder.1)).map(|holder| holder.0).collect())
 }
@@ -212,20 +252,28 @@ pub fn listening_ports(pids: impl Iterator<Item = u32>) -> Vec<u16> {
 
 /// (inode, port) of every listening TCP socket in our network namespace.
 fn listening_sockets() -> Result<Vec<(u64, u16)>, DiscoverError> {
-    let tables = [procfs::net::tcp(), procfs::net::tcp6()];
     let mut entries = Vec::new();
-    for table in tables {
-        match table {
-            Ok(table) => entries.extend(table),
-            Err(procfs::ProcError::NotFound(_)) => {} // no IPv6
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        match File::open(table) {
+            Ok(table) => entries.extend(listening_in(BufReader::new(table))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // no IPv6
             Err(error) => return Err(DiscoverError::Proc(error.to_string())),
         }
     }
-    Ok(entries
-        .into_iter()
-        .filter(|entry| entry.state == procfs::net::TcpState::Listen)
-        .map(|entry| (entry.inode, entry.local_address.port()))
-        .collect())
+    Ok(entries)
+}
+
+/// Of a table as proc_pid_net(5) describes it. The kernel has the listening sockets first (`tcp_seq_start` in
+/// net/ipv4/tcp_ipv4.c), so the connections, of which there may be many, need not be read.
+fn listening_in(table: impl io::BufRead) -> impl Iterator<Item = (u64, u16)> {
+    const LISTEN: &str = "0A";
+    table.lines().skip(1).map_while(|line| {
+        let line = line.ok()?;
+        let mut fields = line.split_ascii_whitespace();
+        let (address, state, inode) = (fields.nth(1)?, fields.nth(1)?, fields.nth(5)?);
+        let port = u16::from_str_radix(address.rsplit(':').next()?, 16).ok()?;
+        (state == LISTEN).then_some((inode.parse().ok()?, port))
+    })
 }
 
 /// At most eight ports; a host may have thousands.
@@ -249,11 +297,14 @@ mod tests {
         let mut shell = Command::new("sh").args(["-c", "sleep 60 & sleep 60"]).spawn().unwrap();
         let pid = shell.id();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while descendants(pid).len() < 2 {
-            assert!(std::time::Instant::now() < deadline, "found only {:?}", descendants(pid));
+        let descendants = || descendants(pid, |_| false);
+        while descendants().len() < 2 {
+            assert!(std::time::Instant::now() < deadline, "found only {:?}", descendants());
             std::thread::yield_now();
         }
-        for child in descendants(pid) {
+        let [first, second] = descendants()[..] else { panic!("it has two") };
+        assert_eq!(super::descendants(pid, |child| child == first), [second]);
+        for child in [first, second] {
             let _ = rustix::process::kill_process(
                 Pid::from_raw(child as i32).unwrap(),
                 rustix::process::Signal::KILL,
@@ -267,10 +318,11 @@ mod tests {
     fn a_process_that_is_gone_is_said_to_be_gone() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let root = Root::open(child.id()).unwrap();
-        assert!(root.is_alive());
+        assert!(exists(root.pid) && all_pids().any(|pid| pid == root.pid));
+        assert_eq!(parent(root.pid), Some(std::process::id()));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!root.is_alive());
+        assert!(!exists(root.pid) && parent(root.pid).is_none());
         assert!(matches!(Root::open(child.id()), Err(DiscoverError::NoProcess { .. })));
     }
 
@@ -285,6 +337,10 @@ mod tests {
     fn the_holder_of_a_listening_port_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
+        assert!(listeners(port).unwrap().contains(&std::process::id()));
+        // Among many connections, which come behind it in the kernel's table.
+        let _connections: Vec<_> =
+            (0..50).map(|_| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
         assert!(listeners(port).unwrap().contains(&std::process::id()));
         drop(listener);
         assert!(matches!(listeners(port), Err(DiscoverError::NobodyListens { .. })));

@@ -18,7 +18,7 @@ use agent_common::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, Map, MapData, MapError},
-    programs::{ProgramError, ProgramType, RawTracePoint, TracePoint},
+    programs::{ProgramError, ProgramType, RawTracePoint, TracePoint, raw_trace_point::RawTracePointLink},
     sys::{SyscallError, is_program_supported},
 };
 use tracing::{debug, warn};
@@ -79,6 +79,10 @@ impl Default for LoadOptions {
     }
 }
 
+/// The programs that notice processes, and where.
+const NOTICING: [(&str, &str); 2] =
+    [("process_exec", "sched_process_exec"), ("process_move", "cgroup_attach_task")];
+
 /// The attached programs and their maps.
 pub struct Probe {
     targets: HashMap<MapData, u32, TargetId>,
@@ -89,6 +93,9 @@ pub struct Probe {
     /// See `PID_SLOTS` of the kernel side.
     pid_slots: Shared,
     ports: Shared,
+    tell_processes: Shared,
+    /// The programs that notice processes, for as long as they are asked to.
+    noticing: Vec<RawTracePointLink>,
     /// What `targets` holds, from our own doing and from records: looking into a map has Linux 7.2 skip programs.
     watched: BTreeMap<u32, TargetId>,
     /// Records of that kind that found no room, when `watched` was last read from the map.
@@ -128,6 +135,10 @@ impl Probe {
         let (sys_exit, sys_enter) = attach_to_syscalls(&mut ebpf, kernel)?;
         attach(&mut ebpf, "process_fork", "sched_process_fork")?;
         attach(&mut ebpf, "process_exit", "sched_process_exit")?;
+        // They refer to maps by descriptors, some of which are closed below.
+        for (program, _) in NOTICING {
+            raw_tracepoint(&mut ebpf, program).load().map_err(|error| rejected(program, error))?;
+        }
         debug!(%kernel, sys_exit, ?settings, "programs attached");
         if options.verbose {
             start_program_log(&mut ebpf);
@@ -145,6 +156,8 @@ impl Probe {
             tell_peers: shared(&mut ebpf, "TELL_PEERS", 1)?,
             pid_slots: shared(&mut ebpf, "PID_SLOTS", limits::PID_SLOTS as usize)?,
             ports: shared(&mut ebpf, "PORTS", limits::TARGETS as usize)?,
+            tell_processes: shared(&mut ebpf, "TELL_PROCESSES", 1)?,
+            noticing: Vec::new(),
             watched: BTreeMap::new(),
             lost_records: 0,
             turns_taken: BTreeMap::new(),
@@ -182,6 +195,21 @@ impl Probe {
 
     fn pid_slot(&self, pid: u32) -> &AtomicU64 {
         &self.pid_slots.words()[pid_slot(pid) as usize]
+    }
+
+    /// The target that a process belongs to, if it is watched.
+    pub fn target_of(&self, pid: u32) -> Option<TargetId> {
+        self.watched.get(&pid).copied()
+    }
+
+    /// Whether the kernel side tells of processes.
+    pub fn notices(&self) -> bool {
+        !self.noticing.is_empty()
+    }
+
+    /// Processes that it did not tell of, since there was no room for it.
+    pub fn lost_notices(&self) -> u64 {
+        self.counters.drops(DropReason::NoticeLost)
     }
 
     /// Takes note that the kernel side watches a process, since its parent is watched.
@@ -226,6 +254,24 @@ impl Probe {
         }
     }
 
+    /// Has the kernel side tell of every process that is forked, becomes another program, is moved to another control
+    /// group, or begins to listen; or no longer. It does not until told so.
+    ///
+    /// # Errors
+    /// When the kernel refuses a program.
+    pub fn notice(&mut self, wanted: bool) -> Result<(), LoadError> {
+        let words = self.tell_processes.words();
+        words.iter().for_each(|word| word.store(wanted.into(), Ordering::Relaxed));
+        if !wanted {
+            self.noticing.clear();
+        } else if self.noticing.is_empty() {
+            let links =
+                NOTICING.map(|(program, tracepoint)| attach_owned(&mut self.ebpf, program, tracepoint));
+            self.noticing = links.into_iter().collect::<Result<_, _>>()?;
+        }
+        Ok(())
+    }
+
     /// Tells the kernel side what is not needed of a connection.
     pub fn mute(&mut self, conn: ConnId, mute: Mute) {
         self.mutes.set(conn, mute);
@@ -260,8 +306,10 @@ impl Probe {
     }
 
     /// Names of the programs that are attached.
-    pub fn programs(&self) -> [&'static str; 4] {
-        self.programs
+    pub fn programs(&self) -> impl Iterator<Item = &'static str> {
+        // In the order of their links, which are all there or none.
+        let noticing = NOTICING.iter().zip(&self.noticing).map(|((program, _), _)| *program);
+        self.programs.into_iter().chain(noticing)
     }
 
     /// How often the kernel side gave something up, by reason, since loading.
@@ -369,21 +417,37 @@ fn settings(btf: &Btf, options: LoadOptions) -> Result<Settings, BtfError> {
     })
 }
 
+/// Attaches a program for as long as it is loaded.
 fn attach(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<(), LoadError> {
-    let loaded: &mut RawTracePoint = ebpf
-        .program_mut(program)
-        .and_then(|found| found.try_into().ok())
-        .expect("the object holds these raw tracepoint programs");
+    let loaded = raw_tracepoint(ebpf, program);
     loaded.load().map_err(|error| rejected(program, error))?;
-    loaded
-        .attach(tracepoint)
-        .map_err(|error| match &error {
-            ProgramError::SyscallError(SyscallError { io_error, .. }) if is_forbidden(io_error) => {
-                LoadError::Forbidden(io_error.to_string())
-            }
-            _ => LoadError::Attach { program, reason: chain(&error) },
-        })
-        .map(|_link| ())
+    loaded.attach(tracepoint).map_err(|error| not_attached(program, &error)).map(|_link| ())
+}
+
+/// Attaches a program that is loaded, for as long as the link lives.
+fn attach_owned(
+    ebpf: &mut Ebpf,
+    program: &'static str,
+    tracepoint: &str,
+) -> Result<RawTracePointLink, LoadError> {
+    let loaded = raw_tracepoint(ebpf, program);
+    let link = loaded.attach(tracepoint).and_then(|link| loaded.take_link(link));
+    link.map_err(|error| not_attached(program, &error))
+}
+
+fn raw_tracepoint<'e>(ebpf: &'e mut Ebpf, program: &str) -> &'e mut RawTracePoint {
+    ebpf.program_mut(program)
+        .and_then(|found| found.try_into().ok())
+        .expect("the object holds these raw tracepoint programs")
+}
+
+fn not_attached(program: &'static str, error: &ProgramError) -> LoadError {
+    match error {
+        ProgramError::SyscallError(SyscallError { io_error, .. }) if is_forbidden(io_error) => {
+            LoadError::Forbidden(io_error.to_string())
+        }
+        _ => LoadError::Attach { program, reason: chain(error) },
+    }
 }
 
 /// Attaches the programs on every system call; the names of the one at its end and the one at its beginning.

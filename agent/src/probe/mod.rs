@@ -3,11 +3,13 @@
 pub mod btf;
 pub mod cgroup;
 pub mod clock;
+pub mod container;
 mod counters;
 pub mod discover;
 pub mod host;
 pub mod load;
 mod mutes;
+pub mod program;
 pub mod resources;
 mod shared;
 pub mod software;
