@@ -8,6 +8,7 @@ mod connections;
 mod counts;
 mod errors;
 mod files;
+mod finding;
 mod killed;
 mod lifecycle;
 mod otlp;

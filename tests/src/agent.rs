@@ -30,6 +30,9 @@ const STOP: Duration = Duration::from_secs(5);
 /// What it says when it has read its configuration again.
 const RELOADED: [&str; 2] =
     ["configuration read again", "the configuration cannot be used, going on with the one before"];
+/// What it says when it watches a process, and when it waits for one.
+const WATCHING: &str = "watching";
+const WAITING: &str = "nothing of it is there yet, it will be watched when it is";
 /// Lines of the log that a failing test prints; the last ones have the ledger.
 const SHOWN: usize = 200;
 
@@ -55,6 +58,8 @@ pub struct AgentBuilder {
     sync_interval: Option<String>,
     log_level: &'static str,
     max_cpu: Option<&'static str>,
+    /// What it says when it has begun.
+    ready: &'static str,
     args: Vec<String>,
     state_dir: Arc<Scratch>,
 }
@@ -89,6 +94,11 @@ impl Agent {
     /// Watches whoever listens on a port.
     pub fn watching_port(port: u16) -> AgentBuilder {
         AgentBuilder::new(["--port".to_owned(), port.to_string()])
+    }
+
+    /// Watches what these words of its command line say.
+    pub fn looking_for(words: &[&str]) -> AgentBuilder {
+        AgentBuilder::new(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
     }
 
     /// Watches what a configuration file says, and reports to whom it says.
@@ -137,6 +147,31 @@ impl Agent {
 
     pub fn log(&self) -> Vec<LogLine> {
         self.log.so_far()
+    }
+
+    /// Waits until it has said that it watches this process.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub fn eventually_watches(&self, pid: u32) {
+        eventually(&format!("the agent watches process {pid}"), START, || {
+            let log = self.log();
+            let watches = |line: &LogLine| {
+                line.message() == Some(WATCHING) && line.field("pid").is_some_and(|field| *field == pid)
+            };
+            log.iter().any(watches).then_some(())
+        });
+    }
+
+    /// Waits until it has said this so many times.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub fn eventually_says(&self, message: &str, times: usize) {
+        eventually(&format!("the agent says {message:?} {times} times"), START, || {
+            let said = self.log().iter().filter(|line| line.message() == Some(message)).count();
+            (said >= times).then_some(())
+        });
     }
 
     /// The account as it was last logged; that of one target, when it watches several.
@@ -226,6 +261,7 @@ impl AgentBuilder {
             sync_interval: Some("500ms".to_owned()),
             log_level: "debug",
             max_cpu: Some("1000"),
+            ready: WATCHING,
             args: Vec::new(),
             state_dir: Arc::new(Scratch::new("state")),
         }
@@ -244,6 +280,12 @@ impl AgentBuilder {
     pub fn reporting_by_otlp_to(self, hub: &FakeHub) -> Self {
         let words = ["--write-token", WRITE_TOKEN, "--otlp-endpoint", &hub.url()];
         words.into_iter().fold(Self { is_configured: true, ..self }, Self::arg)
+    }
+
+    /// Its target is yet to come: it is started when it waits for that.
+    pub fn before_its_target(mut self) -> Self {
+        self.ready = WAITING;
+        self
     }
 
     /// Started by another program, which becomes the agent: its words come before the agent's own.
@@ -334,7 +376,7 @@ impl AgentBuilder {
         let watching = eventually("the agent watches", START, || {
             let exited = agent.child.try_wait().expect("it is our child");
             assert!(exited.is_none(), "the agent ended at once, {exited:?}");
-            agent.log.first("watching")
+            agent.log.first(self.ready)
         });
         agent.watching_after = watching.duration_since(started);
         agent

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod cgroup;
 pub mod client;
 pub mod comparison;
 pub mod crowd;

@@ -29,7 +29,7 @@ const PACKAGES: [(&str, &str); 13] = [
 ];
 
 /// Packages of programs that developers may have from elsewhere, and the program.
-const PROGRAMS: [(&str, &str); 2] = [("nodejs", "node"), ("npm", "npm")];
+const PROGRAMS: [(&str, &str); 3] = [("nodejs", "node"), ("npm", "npm"), ("strace", "strace")];
 
 /// Packages that bring a service: it is not to run, now or after the next boot.
 const SERVICES: [(&str, &str); 3] = [("caddy", "caddy"), ("haproxy", "haproxy"), ("nginx-light", "nginx")];

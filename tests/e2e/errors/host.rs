@@ -140,6 +140,15 @@ fn check_says_that_there_is_no_such_target() {
     let _machine = machine::in_company();
     check("check --pid 4194304", &["cannot run like this", "  - there is no process 4194304; give the pid"]);
     check("check --port 1", &["cannot run like this", "  - no process listens on TCP port 1 "]);
+    check(
+        "check --exe /usr/bin/nobody",
+        &["  - no process runs \"/usr/bin/nobody\"; a pattern with a slash"],
+    );
+    check(
+        "check --unit nobody",
+        &["  - unit nobody.service has no processes; `systemctl status nobody.service`"],
+    );
+    check("check --container 0123456789ab", &["  - container 0123456789ab has no processes that we can see"]);
     check("check --pid 2", &["  - process 2 (kthreadd) is a kernel thread"]);
 }
 

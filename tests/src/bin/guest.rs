@@ -31,6 +31,9 @@ use tests::totals::{Totals, differences};
 use crate::server::Places;
 use crate::suite::{Account, Early, Server};
 
+/// The emulator takes its time.
+const READY: Duration = Duration::from_secs(30);
+
 #[derive(Parser)]
 struct Args {
     #[command(subcommand)]
@@ -56,9 +59,8 @@ fn judge() -> Result<ExitCode> {
     println!("guest: Linux {kernel}");
     let dir = Scratch::new("guest");
     let program = std::env::current_exe().context("cannot find ourselves")?;
-    let leader = Command::new(program).arg("serve").arg(&*dir).process_group(0).spawn();
-    let server = ProcessGroup::of(leader.context("cannot start the server")?);
-    let places = eventually("the server is ready", Duration::from_secs(30), || Places::of(&dir));
+    let server = start_server(&program, &dir)?;
+    let places = eventually("the server is ready", READY, || Places::of(&dir));
     let target = Server { places: &places, dir: &dir };
 
     let early = Early::open(&target);
@@ -72,7 +74,15 @@ fn judge() -> Result<ExitCode> {
     let file = dir.join("agent.toml");
     fs::write(&file, "consumers = [{ address = \"peer\" }]\n").context("cannot write the configuration")?;
     let file = file.to_str().context("the directory's name is no UTF-8")?;
-    let agent = start(Agent::watching(server.pid()).arg("--config").arg(file));
+    // Its server comes after it, and is found by its program.
+    let (late_dir, latecomer) = (Scratch::new("late"), dir.join("latecomer"));
+    fs::copy(&program, &latecomer).context("cannot copy ourselves")?;
+    let looking = Agent::looking_for(&["--exe", latecomer.to_str().context("its name is no UTF-8")?]);
+    let agent = looking.before_its_target().arg("--config").arg(file).start();
+    let server = start_server(&latecomer, &late_dir)?;
+    let places = eventually("the late server is ready", READY, || Places::of(&late_dir));
+    agent.eventually_watches(server.pid());
+    let target = Server { places: &places, dir: &late_dir };
     let began = Instant::now();
     let account = suite::flood(&target);
     println!("guest: a flood of {} requests in {:.1} s", account.sent(), began.elapsed().as_secs_f32());
@@ -86,6 +96,11 @@ fn judge() -> Result<ExitCode> {
         flood.in_words("flood")
     );
     Ok(if calls.is_exact() && flood.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn start_server(program: &Path, dir: &Path) -> Result<ProcessGroup> {
+    let leader = Command::new(program).arg("serve").arg(dir).process_group(0).spawn();
+    Ok(ProcessGroup::of(leader.context("cannot start the server")?))
 }
 
 fn start(agent: AgentBuilder) -> Agent {
