@@ -707,12 +707,15 @@ fn the_sample_can_be_used_as_it_is_and_with_everything_in_it() {
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line));
     let lines = lines
-        .map(|line| line.replace("blog.id", "id").replace("shop.token", "token"))
+        .map(|line| {
+            ["blog.id", "docs.id", "shop.id"].iter().fold(line.to_string(), |line, id| line.replace(id, "id"))
+        })
+        .map(|line| line.replace("shop.token", "token"))
         .collect::<Vec<_>>()
         .join("\n");
     assert_eq!(with_file(SAMPLE, "").unwrap().targets.len(), 1);
     let everything = with_file(&lines.replace("#    {", "    {"), "").unwrap();
-    assert_eq!(everything.targets.len(), 4);
+    assert_eq!(everything.targets.len(), 7);
 }
 
 #[test]
