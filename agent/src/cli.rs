@@ -161,6 +161,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub runtime: RuntimeArgs,
 
+    /// Serve metrics for Prometheus at this address, such as 9464 for 127.0.0.1:9464; needs no client id
+    #[arg(long, value_name = "ADDR", env = "APITALLY_METRICS_LISTEN")]
+    pub metrics_listen: Option<String>,
+
     /// Time between two reports, such as 10s; at least 100ms [default: 10s in the first hour, then 60s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub sync_interval: Option<Duration>,

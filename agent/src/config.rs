@@ -13,6 +13,7 @@ mod target;
 
 use std::{
     io,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -28,13 +29,13 @@ use self::{
 pub use self::{
     routes::{OpenApiError, RouteConfig, RouteError},
     table::{FileError, Origin, Place},
-    target::Counted,
+    target::{Counted, Destination},
 };
 use crate::{
     cli::{CheckArgs, LogFormat, LogLevel, ReplayArgs, RunArgs, RuntimeArgs, TargetArgs},
     consumer_files::{self, NamesFile},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
-    otlp::{Destination, Endpoint, EndpointError, HeaderError, WriteTokenError},
+    otlp::{self, Endpoint, EndpointError, HeaderError, WriteTokenError},
     pipeline::{
         Policy,
         consumer::RuleError,
@@ -77,6 +78,8 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     /// Where the status socket is.
     pub runtime_dir: PathBuf,
+    /// Where metrics are served; None when they are not.
+    pub metrics_listen: Option<SocketAddr>,
     /// Bytes, a power of two.
     pub ring_bytes: u32,
     /// What the agent may cost.
@@ -88,11 +91,21 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// Names of what differs.
     pub fn changes(&self, other: &Self) -> Vec<&'static str> {
-        let Self { record, state_dir, runtime_dir, ring_bytes, bounds, log_level, log_format } = self;
+        let Self {
+            record,
+            state_dir,
+            runtime_dir,
+            metrics_listen,
+            ring_bytes,
+            bounds,
+            log_level,
+            log_format,
+        } = self;
         let all = [
             ("record", *record != other.record),
             ("state_dir", *state_dir != other.state_dir),
             ("runtime_dir", *runtime_dir != other.runtime_dir),
+            ("metrics_listen", *metrics_listen != other.metrics_listen),
             ("ring_bytes", *ring_bytes != other.ring_bytes),
             ("max_cpu", bounds.cpu_percent != other.bounds.cpu_percent),
             ("max_memory", bounds.memory != other.bounds.memory),
@@ -200,13 +213,15 @@ pub enum Delivery {
     Stdout,
     /// Likewise, what would go out by OTLP.
     OtlpStdout(OtlpTarget),
+    /// Nobody is named to send them to, and metrics are served.
+    Nowhere,
 }
 
 /// One environment of one app at Apitally, or a collector. Targets that report to the same one share its delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtlpTarget {
     pub endpoint: Endpoint,
-    pub destination: Destination,
+    pub destination: otlp::Destination,
     pub env: Env,
 }
 
@@ -250,7 +265,7 @@ pub enum ValueError {
     #[error(
         "no client id: give --client-id UUID, set APITALLY_CLIENT_ID, or write `client_id` into the configuration \
          file (the dashboard shows it), or try --dry-run; with a newer app that has a write token instead, give \
-         --write-token, and for another OTLP collector --otlp-endpoint"
+         --write-token, for another OTLP collector --otlp-endpoint, and for Prometheus alone --metrics-listen 9464"
     )]
     NoClientId,
     #[error(
@@ -317,6 +332,15 @@ pub enum ValueError {
          which counts twice"
     )]
     MaxMemory { name: String, saw: u32, least: u64, ring_bytes: u32 },
+    #[error(
+        "{name} is {saw:?}; it must be a port, to be had from this host alone, or an address and a port: 9464, \
+         0.0.0.0:9464, [::1]:9464"
+    )]
+    MetricsListen { name: String, saw: String },
+    #[error(
+        "{spec} is where the agent itself serves its metrics; choose another port for them with --metrics-listen"
+    )]
+    OwnPort { spec: TargetSpec },
     #[error(transparent)]
     Pattern(Box<PatternError>),
     #[error("{name} is {saw:?}; it must be 1 to 64 letters, digits and any of -_.:, such as python:django")]
@@ -363,7 +387,13 @@ impl Config {
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?;
         let agent_keys =
             AgentKeys::of_flags(args).or(file.as_ref().map(|file| file.agent.clone()).unwrap_or_default());
-        let hub = target::hub_url(&agent_keys)?;
+        let metrics = agent_keys.metrics_listen.as_ref().map(metrics_listen).transpose()?;
+        let base_url = target::hub_url(&agent_keys)?;
+        let destination = match (args.dry_run, metrics) {
+            (true, _) => Destination::Stdout,
+            (false, None) => Destination::Hub(base_url),
+            (false, Some(_)) => Destination::HubIfNamed(base_url),
+        };
         let flags = TargetKeys::of_run(args);
         if let Some(file) = &file {
             keep_apart(&flags, file)?;
@@ -371,8 +401,11 @@ impl Config {
         let wanted = all_targets(&args.targets, flags, file.as_ref())?;
         let origins = agent_keys.origins();
         let targets = wanted.into_iter().map(|(spec, keys)| {
-            let base_url = (!args.dry_run).then(|| hub.clone());
-            target::understand(spec, &keys, base_url)
+            if metrics.is_some_and(|metrics| spec.value == TargetSpec::Port(metrics.port())) {
+                let error = ValueError::OwnPort { spec: spec.value.clone() };
+                return Err(ConfigError::about(&spec, error));
+            }
+            target::understand(spec, &keys, &destination)
         });
         Ok(Self { targets: targets.collect::<Result<_, _>>()?, agent: agent(agent_keys)?, origins })
     }
@@ -417,7 +450,7 @@ impl ReplayConfig {
         let of_file = file.iter().flat_map(|file| &file.targets);
         let targets = of_file.map(|target| {
             let keys = flags.clone().or(&target.keys).or(&defaults);
-            target::understand(target.spec.clone(), &keys, None)
+            target::understand(target.spec.clone(), &keys, &Destination::Stdout)
         });
         Ok(Self { targets: targets.collect::<Result<_, _>>()?, others })
     }
@@ -455,6 +488,7 @@ fn agent(keys: AgentKeys) -> Result<AgentConfig, ConfigError> {
         }
     };
     Ok(AgentConfig {
+        metrics_listen: keys.metrics_listen.as_ref().map(metrics_listen).transpose()?,
         record: value(keys.record),
         state_dir: directory(value(keys.state_dir), STATE_DIRECTORY, DEFAULT_STATE_DIR),
         runtime_dir: directory(value(keys.runtime_dir), RUNTIME_DIRECTORY, DEFAULT_RUNTIME_DIR),
@@ -489,6 +523,17 @@ fn bounds(
         bounds.memory = u64::from(saw) * MEGABYTE;
     }
     Ok(bounds)
+}
+
+/// A port alone is one of this host's, for this host.
+fn metrics_listen(given: &Given<String>) -> Result<SocketAddr, ConfigError> {
+    let text = given.value.trim();
+    let port = text.strip_prefix(':').unwrap_or(text).parse().ok();
+    let address = port.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    address.or_else(|| text.parse().ok()).ok_or_else(|| {
+        let (name, saw) = (given.name("metrics_listen"), given.value.clone());
+        ConfigError::about(given, ValueError::MetricsListen { name, saw })
+    })
 }
 
 /// What was asked for, each thing once, in order: the command line's, then the file's.

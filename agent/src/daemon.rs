@@ -17,6 +17,7 @@ mod timer;
 
 use std::{
     collections::HashSet,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -40,8 +41,9 @@ use self::{
 };
 use crate::{
     cli::RunArgs,
-    config::{AgentConfig, Config, TargetConfig},
+    config::{AgentConfig, Config, Delivery, TargetConfig},
     exit::{Exit, Failure},
+    metrics::{self, beat::Beat, serve::Listener},
     pipeline::{Ktime, Limits, Pipeline, ledger::Cause},
     probe::{
         clock,
@@ -97,6 +99,9 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let mut targets: Vec<(Target, TargetConfig)> =
         (1..).zip(targets).map(find).collect::<Result<_, Failure>>()?;
 
+    // A port that is taken is said before anything is attached.
+    let listener = config.metrics_listen.map(Listener::bind).transpose()?;
+
     let mut documents = Vec::new();
     for (_, config) in &targets {
         documents.push(Documents::open(&config.routes).await?);
@@ -109,18 +114,22 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
     let questions = Questions::listen(&config.runtime_dir).await;
-    let thermostat = Thermostat::new(config.bounds, Instant::now());
+    let max_cumulative = if listener.is_some() { metrics::MAX_ROWS_TEXT } else { 0 };
+    let (started, metrics) = (Instant::now(), listener.as_ref().map(|listener| listener.address));
+    let thermostat = Thermostat::new(config.bounds, started);
     let mut daemon = Daemon {
         args,
         config,
         probe,
         records,
-        pipeline: Pipeline::new(Limits::default()),
+        pipeline: Pipeline::new(Limits { max_cumulative, ..Limits::default() }),
         tape,
         reports: Vec::new(),
         hubs: Hubs::default(),
         last_id: 0,
-        started: Instant::now(),
+        started,
+        beat: Beat::begin(started),
+        metrics,
         kernel: host.release,
         arrivals: Arrivals::default(),
         ticks: 0,
@@ -141,9 +150,10 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
         warn!(%error, "no status socket: `apitally-agent status` will not show this agent; see --runtime-dir");
         Questions::none()
     });
+    let mut scrapes = daemon.serve(listener)?;
     tell_systemd(&[NotifyState::Ready]);
-    daemon.watch(&mut signals, &mut questions).await?;
-    drop(questions);
+    daemon.watch(&mut signals, &mut questions, &mut scrapes).await?;
+    drop((questions, scrapes));
     daemon.stop().await;
     Ok(Exit::Ok)
 }
@@ -162,6 +172,9 @@ struct Daemon {
     last_id: TargetId,
     arrivals: Arrivals,
     started: Instant,
+    beat: Beat,
+    /// Where they are served.
+    metrics: Option<SocketAddr>,
     /// Release of the kernel.
     kernel: String,
     ticks: u32,
@@ -195,8 +208,26 @@ impl Daemon {
         Ok(())
     }
 
+    /// Serves metrics from now on, where somebody wants them.
+    fn serve(&self, listener: Option<Listener>) -> Result<metrics::serve::Questions, Failure> {
+        let Some(listener) = listener else { return Ok(metrics::serve::Questions::none()) };
+        let address = listener.address;
+        let served = listener.serve(self.beat.clone());
+        let questions = served.map_err(|error| Failure::Io { doing: "serve metrics", error })?;
+        info!(%address, "metrics are served");
+        if self.reports.iter().all(|report| report.config.delivery == Delivery::Nowhere) {
+            info!("nothing is sent to Apitally, since there is no client id");
+        }
+        Ok(questions)
+    }
+
     /// The loop. Returns when it is time to go.
-    async fn watch(&mut self, signals: &mut Signals, questions: &mut Questions) -> Result<(), Failure> {
+    async fn watch(
+        &mut self,
+        signals: &mut Signals,
+        questions: &mut Questions,
+        scrapes: &mut metrics::serve::Questions,
+    ) -> Result<(), Failure> {
         let readable =
             self.records.readiness().map_err(|error| Failure::Io { doing: "wait for records", error })?;
         let timer = |error| Failure::Io { doing: "set a timer", error };
@@ -204,7 +235,9 @@ impl Daemon {
         let (mut ticked, mut active, mut idle) = (Instant::now(), Instant::now(), false);
         let mut more = false;
         loop {
+            self.beat.beat(Instant::now());
             let mut question: Option<Question> = None;
+            let mut scrape: Option<metrics::serve::Question> = None;
             let mut reload = false;
             tokio::select! {
                 // Whatever the reason to look, records are handled below.
@@ -217,6 +250,7 @@ impl Daemon {
                 // The delivery and the signals get their turn before the next batch.
                 () = tokio::task::yield_now(), if more => {}
                 Some(asked) = questions.next() => question = Some(asked),
+                Some(asked) = scrapes.next() => scrape = Some(asked),
                 asked = signals.next() => match asked {
                     Asked::Stop(name) => {
                         info!(signal = name, "stopping");
@@ -253,6 +287,9 @@ impl Daemon {
             if let Some(question) = question {
                 // Whoever asked may have gone.
                 let _ = question.send(self.snapshot());
+            }
+            if let Some(scrape) = scrape {
+                let _ = scrape.send(self.scrape());
             }
         }
     }

@@ -46,6 +46,8 @@ pub enum Failure {
     #[error(transparent)]
     Delivery(#[from] crate::delivery::StartError),
     #[error(transparent)]
+    Metrics(#[from] crate::metrics::serve::ListenError),
+    #[error(transparent)]
     Status(#[from] crate::status::client::StatusError),
     #[error("{}: {error}", path.display())]
     Recording { path: PathBuf, error: ReadError },
@@ -58,6 +60,7 @@ impl Failure {
         match self {
             Self::Config(error) => of_config(error),
             Self::Recording { .. } => Exit::NoInput,
+            Self::Metrics(error) => error.exit(),
             Self::Status(error) => error.exit(),
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,

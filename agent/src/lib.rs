@@ -26,6 +26,7 @@ pub mod slots;
 pub mod spool;
 
 pub mod dry_run;
+pub mod metrics;
 pub mod recording;
 pub mod status;
 

@@ -29,6 +29,7 @@ const LIMITS: Limits = Limits {
     max_consumers: 3,
     max_rows: 6,
     max_details: 3000,
+    max_cumulative: 50_000,
 };
 
 const TARGETS: [TargetId; 3] = [1, 2, 3];

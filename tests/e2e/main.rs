@@ -11,6 +11,7 @@ mod files;
 mod finding;
 mod killed;
 mod lifecycle;
+mod metrics;
 mod otlp;
 mod outage;
 mod overload;

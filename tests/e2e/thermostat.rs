@@ -13,6 +13,7 @@ use tests::crowd::Crowd;
 use tests::eventually::eventually;
 use tests::machine;
 use tests::origin::Origin;
+use tests::prometheus::{get, value};
 use tests::scratch::Scratch;
 use tests::scripted::{Answer, FIELD};
 use tests::totals::Totals;
@@ -42,7 +43,11 @@ fn connections_that_are_left_out_are_counted_and_come_back() {
     let (upstream, dir) = (Origin::scripted(), Scratch::new("other"));
     let socket = dir.join("socket");
     let origin = Origin::nginx(&config(&socket, upstream.address()));
-    let agent = Agent::watching_port(origin.port()).max_cpu(Some(MAX_CPU)).sync_interval(NO_REPORTS).start();
+    let agent = Agent::watching_port(origin.port())
+        .max_cpu(Some(MAX_CPU))
+        .sync_interval(NO_REPORTS)
+        .serving_metrics()
+        .start();
     assert_eq!(agent.status()["capture"]["level"], 0);
     let mut tunnels: Vec<Wire> = (0..TUNNELS).map(|_| tunnel(origin.address())).collect();
     eventually("the agent knows the tunnels", PATIENCE, || {
@@ -78,9 +83,9 @@ fn connections_that_are_left_out_are_counted_and_come_back() {
         let sending: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(send)).collect();
         let looked_at = |line: &LogLine| line.field("connections_percent").and_then(Value::as_f64);
         let leaves_out = |line: &LogLine| line.message() == Some(LESS) && looked_at(line) < Some(100.0);
-        let status = eventually("connections are left out", PATIENCE, || {
+        let (status, page) = eventually("connections are left out", PATIENCE, || {
             let left_out = agent.log().iter().any(leaves_out) && ledger_of(&agent, "sampled_out") > 500;
-            left_out.then(|| agent.status())
+            left_out.then(|| (agent.status(), get(agent.metrics(), "/metrics", "").body))
         });
         enough.store(true, Ordering::Relaxed);
         let sent = sending.into_iter().map(|client| client.join().expect("a client finishes"));
@@ -88,6 +93,12 @@ fn connections_that_are_left_out_are_counted_and_come_back() {
         let (capture, coverage) = (&status["capture"], &status["targets"][0]["coverage"]);
         assert!(capture["level"].as_u64() > Some(2) && capture["bytes_per_call"] == 4096, "{capture}");
         assert!(coverage.as_f64() < Some(99.0), "{coverage}");
+        let metric = |name: &str| value(&page, &format!("apitally_agent_{name}"));
+        assert!(metric("capture_level ") > 2.0 && metric("capture_call_bytes ") == 4096.0, "{page}");
+        assert!(metric("capture_connections_ratio ") <= 0.5 && metric("cpu_limit_ratio ") == 0.02, "{page}");
+        let lost =
+            format!("exchanges_lost_total{{target=\"--port {}\",cause=\"sampled_out\"}}", origin.port());
+        assert!(metric(&lost) > 500.0, "{page}");
         (clients, exchanges.concat())
     });
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -133,6 +134,19 @@ impl Agent {
         let agents = all["agents"].as_array().expect("a list of agents");
         let own = agents.iter().find(|agent| agent["pid"] == self.pid());
         own.unwrap_or_else(|| panic!("no status of {} in {all}", self.pid())).clone()
+    }
+
+    /// Where it serves metrics.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn metrics(&self) -> SocketAddr {
+        let address = eventually("the agent serves metrics", START, || {
+            let log = self.log();
+            let line = log.iter().find(|line| line.message() == Some("metrics are served"))?;
+            Some(line.field("address")?.as_str()?.to_owned())
+        });
+        address.parse().expect("it is an address")
     }
 
     /// Where its status socket is.
@@ -286,6 +300,16 @@ impl AgentBuilder {
     pub fn before_its_target(mut self) -> Self {
         self.ready = WAITING;
         self
+    }
+
+    /// Serves metrics, on a port that [`Agent::metrics`] tells.
+    pub fn serving_metrics(self) -> Self {
+        self.arg("--metrics-listen").arg("0")
+    }
+
+    /// Reports to nobody, not even to stdout: metrics are all there is.
+    pub fn for_metrics_alone(self) -> Self {
+        Self { is_configured: true, ..self }.serving_metrics()
     }
 
     /// Started by another program, which becomes the agent: its words come before the agent's own.

@@ -18,6 +18,7 @@ pub mod order;
 pub mod origin;
 pub mod otlp;
 pub mod process;
+pub mod prometheus;
 pub mod recordings;
 pub mod scratch;
 pub mod scripted;

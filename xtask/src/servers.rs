@@ -1,4 +1,4 @@
-//! The real servers that the end-to-end tests watch: from Debian; Python's and Node's in `target/servers`, in the
+//! The real servers that the end-to-end tests watch, and the Prometheus that scrapes the agent: from Debian; Python's and Node's in `target/servers`, in the
 //! versions that `tests/e2e/apps` pins; and those that are compiled from there.
 
 use std::fs::{self, OpenOptions};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::{packages, step, workspace};
 
 /// A package of Debian's, and a file that is there when it is installed.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("apache2-bin", "/usr/sbin/apache2"),
     ("caddy", "/usr/bin/caddy"),
     ("haproxy", "/usr/sbin/haproxy"),
@@ -21,6 +21,7 @@ const PACKAGES: [(&str, &str); 13] = [
     ("libtomcat10-embed-java", "/usr/share/java/tomcat10-embed-core.jar"),
     ("nginx-light", "/usr/sbin/nginx"),
     ("php-cli", "/usr/bin/php"),
+    ("prometheus", "/usr/bin/promtool"),
     ("puma", "/usr/bin/puma"),
     ("uwsgi-core", "/usr/bin/uwsgi"),
     ("uwsgi-plugin-python3", "/usr/lib/uwsgi/plugins/python3_plugin.so"),
@@ -32,7 +33,8 @@ const PACKAGES: [(&str, &str); 13] = [
 const PROGRAMS: [(&str, &str); 3] = [("nodejs", "node"), ("npm", "npm"), ("strace", "strace")];
 
 /// Packages that bring a service: it is not to run, now or after the next boot.
-const SERVICES: [(&str, &str); 3] = [("caddy", "caddy"), ("haproxy", "haproxy"), ("nginx-light", "nginx")];
+const SERVICES: [(&str, &str); 4] =
+    [("caddy", "caddy"), ("haproxy", "haproxy"), ("nginx-light", "nginx"), ("prometheus", "prometheus")];
 
 const TOMCAT: &str = "/usr/share/java/tomcat10-embed-core.jar";
 

@@ -18,7 +18,7 @@ use crate::{
     cli::ResponseTimeArg,
     consumer_files::{NamesFile, is_world_readable},
     hub::{BaseUrl, ClientId, Env},
-    otlp::{Destination, Endpoint, Header, WriteToken},
+    otlp::{self, Endpoint, Header, WriteToken},
     pipeline::{Policy, ResponseTime, counters::Distributions, detail::Keep},
 };
 
@@ -34,7 +34,16 @@ pub fn hub_url(keys: &AgentKeys) -> Result<BaseUrl, ConfigError> {
     BaseUrl::parse(&given.value).map_err(|error| ConfigError::naming(given, "hub_url", error))
 }
 
-/// A target in full. Without a hub its messages are printed, and need no client id.
+/// Where messages go of targets that do not say so themselves.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    Stdout,
+    Hub(BaseUrl),
+    /// To the hub for a client id, and nowhere without one.
+    HubIfNamed(BaseUrl),
+}
+
+/// A target in full. Only who reports to a hub needs a client id.
 ///
 /// # Errors
 /// The first value that cannot be used. A bad client id is an error even where none is needed: a dry run is there to
@@ -42,7 +51,7 @@ pub fn hub_url(keys: &AgentKeys) -> Result<BaseUrl, ConfigError> {
 pub fn understand(
     spec: Given<TargetSpec>,
     keys: &TargetKeys,
-    hub: Option<BaseUrl>,
+    destination: &Destination,
 ) -> Result<TargetConfig, ConfigError> {
     let Counted { policy, app, names, routes, warnings } = count(keys)?;
     let env = keys
@@ -50,15 +59,16 @@ pub fn understand(
         .as_ref()
         .map(|given| Env::parse(&given.value).map_err(|error| ConfigError::naming(given, "env", error)));
     let env = env.transpose()?.unwrap_or_default();
-    let delivery = match (otlp(keys, env.clone())?, hub) {
-        (Some(target), None) => Delivery::OtlpStdout(target),
-        (Some(target), Some(_)) => Delivery::Otlp(target),
-        (None, None) => Delivery::Stdout,
-        (None, Some(base_url)) => {
-            let no_client_id = || ConfigError::about(&spec, ValueError::NoClientId);
-            let client_id = client_id(keys)?.ok_or_else(no_client_id)?;
-            Delivery::Hub(HubTarget { base_url, client_id, env })
-        }
+    let hub = |base_url: &BaseUrl, client_id| {
+        Delivery::Hub(HubTarget { base_url: base_url.clone(), client_id, env: env.clone() })
+    };
+    let delivery = match (otlp(keys, env.clone())?, destination, client_id(keys)?) {
+        (Some(target), Destination::Stdout, _) => Delivery::OtlpStdout(target),
+        (Some(target), Destination::Hub(_) | Destination::HubIfNamed(_), _) => Delivery::Otlp(target),
+        (None, Destination::Stdout, _) => Delivery::Stdout,
+        (None, Destination::Hub(base_url) | Destination::HubIfNamed(base_url), Some(id)) => hub(base_url, id),
+        (None, Destination::HubIfNamed(_), None) => Delivery::Nowhere,
+        (None, Destination::Hub(_), None) => return Err(ConfigError::about(&spec, ValueError::NoClientId)),
     };
     if let Some(interval) = &keys.sync_interval
         && interval.value < SHORTEST_SYNC_INTERVAL
@@ -66,9 +76,11 @@ pub fn understand(
         let error = ValueError::SyncInterval { name: interval.name("sync_interval"), saw: interval.value };
         return Err(ConfigError::about(interval, error));
     }
-    let request_log = keys.request_log.understand()?;
+    // Who has nobody to send them to keeps none.
+    let is_sent = delivery != Delivery::Nowhere;
+    let request_log = keys.request_log.understand()?.filter(|_| is_sent);
     let keep = request_log.as_ref().map(|log| log.keep()).unwrap_or_default();
-    let keep = Keep { errors: policy.keep.errors, ..keep };
+    let keep = Keep { errors: policy.keep.errors && is_sent, ..keep };
     Ok(TargetConfig {
         policy: Policy { ports: spec.value.ports(), distributions: distributions(&delivery), keep, ..policy },
         spec: spec.value,
@@ -86,7 +98,7 @@ pub fn understand(
 /// The histograms that a delivery takes.
 fn distributions(delivery: &Delivery) -> Distributions {
     match delivery {
-        Delivery::Hub(_) | Delivery::Stdout => Distributions::Linear,
+        Delivery::Hub(_) | Delivery::Stdout | Delivery::Nowhere => Distributions::Linear,
         Delivery::Otlp(_) | Delivery::OtlpStdout(_) => Distributions::Exponential,
     }
 }
@@ -127,7 +139,7 @@ fn otlp(keys: &TargetKeys, env: Env) -> Result<Option<OtlpTarget>, ConfigError> 
             headers.push(header?);
         }
     }
-    let destination = token.map_or(Destination::Collector(headers), Destination::Apitally);
+    let destination = token.map_or(otlp::Destination::Collector(headers), otlp::Destination::Apitally);
     Ok(Some(OtlpTarget { endpoint: endpoint.unwrap_or_default(), destination, env }))
 }
 

@@ -462,13 +462,15 @@ fn each_value_is_taken_from_where_it_is_given() {
     check(&with_file(&format!("[[target]]\npid = 7\n{file}"), words).unwrap());
 
     let agent = "hub_url = \"http://b\"\nstate_dir = \"/b/s\"\nruntime_dir = \"/b/r\"\nrecord = \"/b/f\"\n\
-                 ring_bytes = 4096\nmax_cpu = 5\nmax_memory = 99\nlog_level = \"trace\"\nlog_format = \"json\"\n";
+                 metrics_listen = \"[::1]:1\"\nring_bytes = 4096\nmax_cpu = 5\nmax_memory = 99\n\
+                 log_level = \"trace\"\nlog_format = \"json\"\n";
     let flags = "--hub-url http://b --state-dir /b/s --runtime-dir /b/r --record /b/f --ring-bytes 4096 \
-                 --max-cpu 5 --max-memory 99 --log-level trace --log-format json";
+                 --metrics-listen [::1]:1 --max-cpu 5 --max-memory 99 --log-level trace --log-format json";
     let want = AgentConfig {
         record: Some("/b/f".into()),
         state_dir: "/b/s".into(),
         runtime_dir: "/b/r".into(),
+        metrics_listen: Some(([0, 0, 0, 0, 0, 0, 0, 1], 1).into()),
         ring_bytes: 4096,
         bounds: Bounds { cpu_percent: 5, memory: 99_000_000 },
         log_level: LogLevel::Trace,
@@ -476,7 +478,8 @@ fn each_value_is_taken_from_where_it_is_given() {
     };
     let target = "client_id = \"ID\"\n[[target]]\npid = 7";
     let others = agent.replace("/b/", "/a/").replace("//b", "//a").replace("4096", "8192");
-    let others = others.replace("trace", "warn").replace("json", "text").replace("= 5", "= 6");
+    let others =
+        others.replace("trace", "warn").replace("json", "text").replace("]:1", "]:2").replace("= 5", "= 6");
     for config in [
         with_file(&format!("{agent}{target}"), "").unwrap(),
         with_file(target, flags).unwrap(),
@@ -630,6 +633,7 @@ fn a_target_reports_one_way_that_of_the_nearest_level() {
             Delivery::Stdout => "stdout".to_owned(),
             Delivery::Otlp(to) => format!("{} {:?}", to.endpoint, to.destination),
             Delivery::OtlpStdout(to) => format!("stdout {} {:?}", to.endpoint, to.destination),
+            Delivery::Nowhere => "nowhere".to_owned(),
         };
         assert_eq!(config.targets.iter().map(way).collect::<Vec<_>>(), want, "{text} {words}");
         for target in &config.targets {
@@ -738,4 +742,39 @@ fn help_tells_the_real_defaults() {
     for directory in [DEFAULT_STATE_DIR, DEFAULT_RUNTIME_DIR] {
         assert!(help.contains(&format!("else {directory}]")), "{directory} is not in {help}");
     }
+}
+
+#[test]
+fn metrics_are_served_where_they_are_asked_for() {
+    let check = |words: &str, want: &str| {
+        let config = config(&format!("--pid 1 --dry-run --metrics-listen {words}")).unwrap();
+        assert_eq!(config.agent.metrics_listen.unwrap().to_string(), want, "{words}");
+    };
+    check("9464", "127.0.0.1:9464");
+    check(":9464", "127.0.0.1:9464");
+    check("0", "127.0.0.1:0");
+    check("0.0.0.0:80", "0.0.0.0:80");
+    check("[::]:9464", "[::]:9464");
+    for words in ["localhost:9464", "127.0.0.1", "::", "70000", "9464/metrics"] {
+        let error = config(&format!("--pid 1 --dry-run --metrics-listen {words}")).unwrap_err();
+        assert!(error.starts_with(&format!("--metrics-listen is {words:?}; it must be a port")), "{error}");
+    }
+    let file = with_file("metrics_listen = \"none\"\n[[target]]\npid = 7", "--dry-run").unwrap_err();
+    assert!(file.1.starts_with("agent.toml:1:18: `metrics_listen` is \"none\""), "{}", file.1);
+    assert_eq!(config("--pid 1 --dry-run").unwrap().agent.metrics_listen, None);
+}
+
+#[test]
+fn who_serves_metrics_need_not_report_to_anybody() {
+    let delivery = |words: &str| config(words).unwrap().targets.remove(0).delivery;
+    assert_eq!(delivery("--pid 1 --metrics-listen 9464"), Delivery::Nowhere);
+    assert_eq!(delivery("--pid 1 --metrics-listen 9464 --dry-run"), Delivery::Stdout);
+    assert!(matches!(delivery("--pid 1 --metrics-listen 9464 --client-id ID"), Delivery::Hub(_)));
+    assert!(matches!(delivery("--pid 1 --metrics-listen 9464 --write-token TOKEN"), Delivery::Otlp(_)));
+    let text = "metrics_listen = \"9464\"\n[[target]]\npid = 7\n[target.request_log]\nenabled = true";
+    let target = with_file(text, "").unwrap().targets.remove(0);
+    assert_eq!((target.delivery, target.request_log.is_some()), (Delivery::Nowhere, false));
+    assert_eq!(target.policy.keep, Keep::default());
+    let error = config("--port 9464 --metrics-listen 9464").unwrap_err();
+    assert!(error.starts_with("--port 9464 is where the agent itself serves its metrics"), "{error}");
 }

@@ -17,9 +17,7 @@ use crate::{
     delivery::StartError,
     dry_run,
     hub::{App, Resources, Startup},
-    otlp::{
-        self, Capture, Export, Exporter, Otlp, OtlpConfig, OtlpState, Pace, Payload, ProcessUse, Service,
-    },
+    otlp::{self, Capture, Export, Exporter, Otlp, OtlpConfig, Pace, Payload, ProcessUse, Service},
     pipeline::counters::Counts,
     request_log::{RequestLog, item::WallClock, mask::Style, policy::LogPolicy},
     spool::Account,
@@ -152,9 +150,9 @@ impl Otlps {
         Ok(otlp)
     }
 
-    /// Where each one delivers, and how that stands.
-    pub fn states(&self) -> impl Iterator<Item = (&OtlpTarget, OtlpState)> {
-        self.running.iter().map(|(target, otlp)| (target, otlp.state()))
+    /// Where each one delivers.
+    pub fn deliveries(&self) -> impl Iterator<Item = (&OtlpTarget, &Otlp)> {
+        self.running.iter().map(|(target, otlp)| (target, &**otlp))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where the messages of a target go: to the hub, by OTLP, or to stdout.
+//! Where the messages of a target go: to the hub, by OTLP, to stdout, or nowhere.
 
 use std::{
     path::Path,
@@ -20,7 +20,7 @@ use crate::{
     delivery::{self, StartError},
     dry_run,
     exit::Failure,
-    hub::{App, Env, Hub, HubConfig, HubState, Instance, Pace, Resources, Startup, Sync},
+    hub::{App, Env, Hub, HubConfig, Instance, Pace, Resources, Startup, Sync},
     machine,
     pipeline::{counters::Counts, ledger::Ledger},
     request_log::{RequestLog, item::WallClock, policy::LogPolicy},
@@ -38,6 +38,7 @@ pub enum Sink {
     },
     Otlp(Box<OtlpSink>),
     Stdout,
+    Nowhere,
 }
 
 impl Sink {
@@ -66,6 +67,7 @@ impl Sink {
                 Ok((Self::Otlp(sink.into()), Unsettled::default()))
             }
             Delivery::Stdout => Ok((Self::Stdout, Unsettled::default())),
+            Delivery::Nowhere => Ok((Self::Nowhere, Unsettled::default())),
         }
     }
 
@@ -82,7 +84,7 @@ impl Sink {
         let account = match self {
             Self::Hub { account, .. } => account,
             Self::Otlp(otlp) => &otlp.account,
-            Self::Stdout => return,
+            Self::Stdout | Self::Nowhere => return,
         };
         if let Some(account) = account {
             account.note(counted, open);
@@ -94,7 +96,7 @@ impl Sink {
         match self {
             Self::Hub { hub, .. } => hub.state().dropped.total(),
             Self::Otlp(otlp) => otlp.dropped(),
-            Self::Stdout => 0,
+            Self::Stdout | Self::Nowhere => 0,
         }
     }
 
@@ -104,6 +106,7 @@ impl Sink {
             Self::Hub { hub, instance, .. } => hub.send_startup(&Startup::new(instance.uuid, app)),
             Self::Otlp(otlp) => otlp.startup(pid, app, log),
             Self::Stdout => dry_run::print_startup(pid, &Startup::new(Uuid::nil(), app)),
+            Self::Nowhere => {}
         }
     }
 
@@ -117,6 +120,7 @@ impl Sink {
             }
             Self::Otlp(otlp) => otlp.counts(pid, &counts, resources),
             Self::Stdout => dry_run::print_sync(pid, &Sync::new(now, Uuid::nil(), counts, resources)),
+            Self::Nowhere => {}
         }
     }
 
@@ -133,6 +137,7 @@ impl Sink {
             }
             Self::Otlp(otlp) => otlp.requests(pid, log, clock),
             Self::Stdout => log.take_items(clock).iter().for_each(|item| dry_run::print_log(pid, item)),
+            Self::Nowhere => {}
         }
     }
 
@@ -147,7 +152,7 @@ impl Sink {
         match self {
             Self::Stdout => dry_run::print_ledger(pid, ledger),
             Self::Otlp(otlp) if otlp.is_dry_run() => dry_run::print_ledger(pid, ledger),
-            Self::Otlp(_) | Self::Hub { .. } => {}
+            Self::Otlp(_) | Self::Hub { .. } | Self::Nowhere => {}
         }
     }
 }
@@ -193,9 +198,9 @@ impl Hubs {
         Ok(hub)
     }
 
-    /// Where each one delivers, and how that stands.
-    pub fn states(&self) -> impl Iterator<Item = (&HubTarget, HubState)> {
-        self.running.iter().map(|(app, hub)| (app, hub.state()))
+    /// Where each one delivers.
+    pub fn deliveries(&self) -> impl Iterator<Item = (&HubTarget, &Hub)> {
+        self.running.iter().map(|(app, hub)| (app, &**hub))
     }
 
     /// Ends those that no target reports to any more, once they have sent what they had.

@@ -9,12 +9,14 @@ use std::{
 use super::{Daemon, cost::usage, report::Report};
 use crate::{
     config::{HubTarget, OtlpTarget},
-    hub::{Answer, Condition, HubState},
-    otlp::{self, OtlpState},
+    hub::{self as delivery, Answer, Condition, HubState},
+    metrics::{Requests, Scrape},
+    otlp::{self, Otlp, OtlpState},
     pipeline::{ledger::Coverage, route::Source},
     spool::SpoolState,
     status::report::{
-        AgentStatus, Consumers, Hub, LastAnswer, MAX_TEMPLATE, Resources, Route, Routes, Spool, Tap, Target,
+        AgentStatus, Consumers, Counts, Hub, LastAnswer, MAX_TEMPLATE, Resources, Route, Routes, Spool, Tap,
+        Target,
     },
 };
 
@@ -23,10 +25,9 @@ impl Daemon {
         let now = Instant::now();
         let [bytes_seen, bytes_captured, bytes_muted, records] =
             self.probe.tallies().map(|(_, amount)| amount);
-        let dropped =
-            self.probe.drops().iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
-        let mut hubs: Vec<Hub> = self.hubs.states().map(|(app, state)| hub(app, &state)).collect();
-        hubs.extend(self.hubs.otlps.states().map(|(target, state)| otlp(target, &state)));
+        let dropped = named(self.probe.drops().iter().map(|(reason, count)| (reason.name(), *count)));
+        let mut hubs: Vec<Hub> = self.hubs.deliveries().map(|(app, delivery)| hub(app, delivery)).collect();
+        hubs.extend(self.hubs.otlps.deliveries().map(|(target, delivery)| otlp(target, delivery)));
         AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
@@ -35,6 +36,7 @@ impl Daemon {
             programs: self.probe.programs().map(str::to_owned).collect(),
             resources: resources().unwrap_or_default(),
             capture: self.capture_status(now),
+            metrics: self.metrics,
             tap: Tap {
                 records,
                 bytes_seen,
@@ -49,13 +51,21 @@ impl Daemon {
         }
     }
 
+    /// The snapshot, and the requests of each target by route.
+    pub fn scrape(&self) -> Scrape {
+        let requests = |report: &Report| Requests {
+            target: report.target.spec.to_string(),
+            rows: self.pipeline.cumulative(report.target.id),
+        };
+        Scrape { status: self.snapshot(), requests: self.reports.iter().map(requests).collect() }
+    }
+
     fn target(&self, report: &Report, now: Instant) -> Target {
         let (pipeline, id) = (&self.pipeline, report.target.id);
         let (ledger, limits) = (pipeline.ledger(id), pipeline.limits());
         let mut processes: Vec<u32> =
             self.probe.watched().into_iter().filter(|(_, of)| *of == id).map(|(pid, _)| pid).collect();
         processes.sort_unstable();
-        let named = |(name, count): (&str, u64)| (name.to_owned(), count);
         let list: Vec<Route> = pipeline
             .templates(id)
             .map(|(template, source)| Route {
@@ -70,12 +80,8 @@ impl Daemon {
             alive: report.target.alive,
             processes,
             coverage: ledger.coverage().map(Coverage::percent),
-            ledger: ledger.fields().map(named).collect(),
-            notes: ledger
-                .notes()
-                .chain(report.log.iter().flat_map(|log| log.counts().fields()))
-                .map(named)
-                .collect(),
+            ledger: named(ledger.fields()),
+            notes: named(ledger.notes().chain(report.log.iter().flat_map(|log| log.counts().fields()))),
             connections: pipeline.connections(id) as u64,
             open_exchanges: pipeline.open_exchanges(id),
             routes: Routes {
@@ -94,7 +100,7 @@ impl Daemon {
     }
 }
 
-fn hub(app: &HubTarget, state: &HubState) -> Hub {
+fn hub(app: &HubTarget, delivery: &delivery::Hub) -> Hub {
     let HubState {
         condition,
         queued,
@@ -104,7 +110,7 @@ fn hub(app: &HubTarget, state: &HubState) -> Hub {
         last_answer,
         spool,
         logs_paused_until,
-    } = state;
+    } = delivery.state();
     let last_answer = last_answer.as_ref().map(|last| LastAnswer {
         delivered: last.answer == Ok(Answer::Delivered),
         outcome: match &last.answer {
@@ -119,20 +125,21 @@ fn hub(app: &HubTarget, state: &HubState) -> Hub {
     Hub {
         url: app.base_url.to_string(),
         env: app.env.to_string(),
-        running: *condition == Condition::Running,
-        queued: *queued as u64,
-        queued_bytes: *queued_bytes as u64,
-        delivered: *delivered,
-        dropped: dropped.reasons().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        running: condition == Condition::Running,
+        queued: queued as u64,
+        queued_bytes: queued_bytes as u64,
+        delivered,
+        dropped: named(dropped.reasons()),
+        failures: named(delivery.failures()),
         last_answer,
-        spool: self::spool(spool),
+        spool: self::spool(&spool),
         logs_paused_s: logs_paused_until
             .map(|until| until.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64()),
     }
 }
 
-fn otlp(target: &OtlpTarget, state: &OtlpState) -> Hub {
-    let OtlpState { queued, queued_bytes, delivered, dropped, last_answer, spool, .. } = state;
+fn otlp(target: &OtlpTarget, delivery: &Otlp) -> Hub {
+    let OtlpState { queued, queued_bytes, delivered, dropped, last_answer, spool, .. } = delivery.state();
     let last_answer = last_answer.as_ref().map(|last| LastAnswer {
         delivered: matches!(last.answer, Ok(otlp::Answer::Delivered { .. })),
         outcome: match &last.answer {
@@ -147,14 +154,19 @@ fn otlp(target: &OtlpTarget, state: &OtlpState) -> Hub {
         url: target.endpoint.to_string(),
         env: target.env.to_string(),
         running: true,
-        queued: *queued as u64,
-        queued_bytes: *queued_bytes as u64,
-        delivered: *delivered,
-        dropped: dropped.reasons().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        queued: queued as u64,
+        queued_bytes: queued_bytes as u64,
+        delivered,
+        dropped: named(dropped.reasons()),
+        failures: named(delivery.failures()),
         last_answer,
-        spool: self::spool(spool),
+        spool: self::spool(&spool),
         logs_paused_s: None,
     }
+}
+
+fn named(counts: impl IntoIterator<Item = (&'static str, u64)>) -> Counts {
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 fn spool(state: &SpoolState) -> Spool {

@@ -14,7 +14,9 @@ pub enum Timer {
 impl Timer {
     pub fn start(now: Instant, sink: &Sink, config: &TargetConfig) -> Self {
         match sink {
-            Sink::Hub { .. } | Sink::Stdout => Self::Sync(SyncTimer::start(now, config.sync_interval)),
+            Sink::Hub { .. } | Sink::Stdout | Sink::Nowhere => {
+                Self::Sync(SyncTimer::start(now, config.sync_interval))
+            }
             Sink::Otlp(_) => Self::Export(ExportTimer::start(now, config.sync_interval)),
         }
     }

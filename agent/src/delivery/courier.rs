@@ -7,9 +7,13 @@
 //! sent once more, the same byte for byte.
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     pin::pin,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +25,7 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use super::Failure;
+use super::{Failure, Failures};
 use crate::spool::{Entry, Id, STALLED, Spool};
 
 /// Messages on their way into the queue. Only a stalled runtime lets them pile up; then they are dropped and
@@ -110,6 +114,7 @@ pub struct Handle<M, S> {
     inbox: mpsc::Sender<Command<M>>,
     state: watch::Receiver<S>,
     overflow: AtomicU64,
+    failures: Arc<Failures>,
     task: JoinHandle<Delivery>,
 }
 
@@ -124,8 +129,9 @@ impl<M: Send + 'static, S: Clone + Send + Sync + 'static> Handle<M, S> {
     pub fn start(way: impl Way<Message = M, State = S>) -> Self {
         let (inbox, commands) = mpsc::channel(INBOX);
         let (publish, state) = watch::channel(way.state());
-        let courier = Courier { way, commands, publish, finish: None };
-        Self { inbox, state, overflow: AtomicU64::new(0), task: tokio::spawn(courier.run()) }
+        let failures = Arc::<Failures>::default();
+        let courier = Courier { way, commands, publish, failures: Arc::clone(&failures), finish: None };
+        Self { inbox, state, overflow: AtomicU64::new(0), failures, task: tokio::spawn(courier.run()) }
     }
 
     /// Hands something over; does not wait. It stands for so many messages.
@@ -140,6 +146,11 @@ impl<M: Send + 'static, S: Clone + Send + Sync + 'static> Handle<M, S> {
     /// Messages that did not fit into the inbox.
     pub fn overflow(&self) -> u64 {
         self.overflow.load(Ordering::Relaxed)
+    }
+
+    /// Tries that failed, by reason; some of them for the same message.
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        self.failures.counts()
     }
 
     pub fn state(&self) -> S {
@@ -168,6 +179,7 @@ struct Courier<W: Way> {
     way: W,
     commands: mpsc::Receiver<Command<W::Message>>,
     publish: watch::Sender<W::State>,
+    failures: Arc<Failures>,
     finish: Option<Finish>,
 }
 
@@ -266,6 +278,7 @@ impl<W: Way> Courier<W> {
                 Err(failure) => failure,
             };
             failed += 1;
+            self.failures.add(&failure);
             debug!(?kind, failed, cause = %failure, "a try failed");
             let Some(wait) = self.way.retry_wait(kind, failed, &failure) else { return Some(Err(failure)) };
             let next_try = Instant::now() + wait;

@@ -1,6 +1,11 @@
 //! Why a message did not arrive, in words that tell what to do.
 
-use std::{error::Error, io, iter};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    io, iter,
+    sync::{Mutex, PoisonError},
+};
 
 /// Reasons to try again later. None of them holds a URL: the client id is part of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +29,36 @@ pub enum Failure {
     /// Whatever else, in the words of the library that met it.
     #[error("{0}")]
     Transport(String),
+}
+
+impl Failure {
+    /// Its name among the reasons that are counted.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ConnectionRefused => "connection_refused",
+            Self::HostNotFound => "host_not_found",
+            Self::TimedOut => "timed_out",
+            Self::ConnectionClosed => "connection_closed",
+            Self::Certificate { .. } => "certificate",
+            Self::Status(_) => "status",
+            Self::Transport(_) => "transport",
+        }
+    }
+}
+
+/// Tries that failed, by reason.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Failures {
+    pub fn add(&self, failure: &Failure) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(failure.name()).or_default() += 1;
+    }
+
+    /// Those that occurred.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl From<reqwest::Error> for Failure {

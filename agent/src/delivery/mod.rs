@@ -16,7 +16,7 @@ use reqwest::redirect;
 pub use address::{Address, AddressError};
 pub use courier::{Delivery, Handle, Then, Way};
 pub use due::Due;
-pub use failure::Failure;
+pub use failure::{Failure, Failures};
 pub use outage::Outage;
 
 /// What was heard last of a destination.

@@ -4,7 +4,7 @@
 //! same identity.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -145,6 +145,11 @@ impl Hub {
     /// Hands over a file of request-log items; does not wait. Files are sent after the syncs, at most ten an interval.
     pub fn send_log(&self, instance: Uuid, file: LogFile) {
         self.handle.send(Message::log(instance, file), 1);
+    }
+
+    /// Tries that failed, by reason; some of them for the same one of the messages.
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        self.handle.failures()
     }
 
     pub fn state(&self) -> HubState {

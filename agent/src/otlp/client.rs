@@ -3,7 +3,7 @@
 //! A payload that is sent again is the same, byte for byte, by which the receiver knows it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, SystemTime},
 };
 
@@ -109,6 +109,11 @@ impl Otlp {
         if count > 0 {
             self.handle.send(payloads, count);
         }
+    }
+
+    /// Tries that failed, by reason; some of them for the same one of the payloads.
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        self.handle.failures()
     }
 
     pub fn state(&self) -> OtlpState {

@@ -233,6 +233,8 @@ pub struct Ledger {
     /// Errors beyond what is kept between two takes, or of one body.
     pub validation_errors_dropped: u64,
     pub server_errors_dropped: u64,
+    /// Reported exchanges that are in no cumulative row: there was no room.
+    pub cumulative_over_limit: u64,
 }
 
 impl Ledger {
@@ -313,6 +315,7 @@ impl Ledger {
             ("error_bodies_unread", self.error_bodies_unread),
             ("validation_errors_dropped", self.validation_errors_dropped),
             ("server_errors_dropped", self.server_errors_dropped),
+            ("cumulative_over_limit", self.cumulative_over_limit),
         ]
         .into_iter()
     }

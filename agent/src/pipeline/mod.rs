@@ -8,6 +8,7 @@ pub mod coding;
 pub mod conn;
 pub mod consumer;
 pub mod counters;
+pub mod cumulative;
 pub mod detail;
 pub mod errors;
 pub mod exponential;
@@ -29,6 +30,7 @@ use self::{
     conn::{ConnTracker, Targets},
     consumer::ConsumerRules,
     counters::{Counts, Distributions},
+    cumulative::Cumulative,
     detail::{Keep, Logged, budget::Budget},
     ledger::{Cause, Ledger},
     route::{Source, declared::Declared},
@@ -81,6 +83,8 @@ pub struct Limits {
     /// Memory for details of exchanges that are open or not taken yet, of all targets together, bytes. Beyond it
     /// the details are dropped, never the counts.
     pub max_details: usize,
+    /// Text that the cumulative rows of all targets together would make, bytes, about. 0: there are none.
+    pub max_cumulative: usize,
 }
 
 impl Default for Limits {
@@ -96,6 +100,7 @@ impl Default for Limits {
             max_consumers: 10_000,
             max_rows: 50_000,
             max_details: 32 * 1024 * 1024,
+            max_cumulative: 0,
         }
     }
 }
@@ -126,6 +131,7 @@ impl Policy {
 pub struct Pipeline {
     limits: Limits,
     details: Budget,
+    cumulative: Budget,
     conns: ConnTracker,
     targets: Targets,
 }
@@ -133,13 +139,15 @@ pub struct Pipeline {
 impl Pipeline {
     pub fn new(limits: Limits) -> Self {
         let details = Budget::new(limits.max_details);
-        Self { limits, details, conns: ConnTracker::default(), targets: Targets::default() }
+        let cumulative = Budget::new(limits.max_cumulative);
+        Self { limits, details, cumulative, conns: ConnTracker::default(), targets: Targets::default() }
     }
 
     /// Starts to take events of a target; those of others are ignored. Adding a target again changes nothing.
     pub fn add_target(&mut self, target: TargetId, policy: Policy) {
-        let Self { limits, details, targets, .. } = self;
-        targets.entry(target).or_insert_with(|| Target::new(policy, limits, details.clone()));
+        let Self { limits, details, cumulative, targets, .. } = self;
+        let cumulative = (limits.max_cumulative > 0).then(|| Cumulative::new(cumulative.clone()));
+        targets.entry(target).or_insert_with(|| Target::new(policy, limits, details.clone(), cumulative));
     }
 
     /// Decides anew about a target: what happens from here on follows this policy. Counts, open exchanges, routes and
@@ -235,6 +243,11 @@ impl Pipeline {
     /// Everything counted since the last call; counting restarts from zero.
     pub fn take_counts(&mut self, target: TargetId) -> Counts {
         self.targets.get_mut(&target).map(Target::take_counts).unwrap_or_default()
+    }
+
+    /// Everything counted since the target was added, where [`Limits::max_cumulative`] leaves room for it.
+    pub fn cumulative(&self, target: TargetId) -> Vec<cumulative::Row> {
+        self.targets.get(&target).map(Target::cumulative).unwrap_or_default()
     }
 
     /// Has the names of all consumers of a target in its next counts, as if they were new: messages were dropped, and

@@ -7,6 +7,7 @@ use super::{
     Ktime, Limits, Policy,
     consumer::{ConsumerId, ConsumerRules, Consumers, Evidence, Identified},
     counters::{Counted, Counters, Counts, Key, Measured, ServerErrors, ValidationErrors},
+    cumulative::{self, Cumulative},
     detail::{
         Body, Logged, Message,
         budget::{Budget, Held},
@@ -36,6 +37,8 @@ pub struct Target {
     routes: Routes,
     consumers: Consumers,
     counters: Counters,
+    /// None when nobody asks for them.
+    cumulative: Option<Cumulative>,
     pub ledger: Ledger,
     /// Exchanges opened and not closed.
     open: u64,
@@ -101,11 +104,12 @@ struct Account {
 }
 
 impl Target {
-    pub fn new(policy: Policy, limits: &Limits, details: Budget) -> Self {
+    pub fn new(policy: Policy, limits: &Limits, details: Budget, cumulative: Option<Cumulative>) -> Self {
         Self {
             routes: Routes::new(Arc::clone(&policy.routes), limits.max_routes),
             consumers: Consumers::new(Arc::clone(&policy.consumers), limits.max_consumers),
             counters: Counters::new(policy.distributions, limits.max_rows),
+            cumulative,
             policy,
             ledger: Ledger::default(),
             open: 0,
@@ -340,6 +344,12 @@ impl Target {
         Counts { validation_errors, server_errors, consumers, ..counts }
     }
 
+    /// Everything counted since the target was added.
+    pub fn cumulative(&self) -> Vec<cumulative::Row> {
+        let template = |route| self.routes.template(route);
+        self.cumulative.as_ref().map(|cumulative| cumulative.rows(template)).unwrap_or_default()
+    }
+
     /// Has all names of consumers in the next counts, as if they were new.
     pub fn resend_consumers(&mut self) {
         self.consumers.resend_names();
@@ -445,6 +455,11 @@ impl Target {
             }
             Counted::First => self.note_call(method, route, status),
             Counted::Again => {}
+        }
+        if let Some(cumulative) = &mut self.cumulative {
+            let path = self.routes.template(route).len();
+            let counted = cumulative.count(cumulative::Key { route, method, status }, path, measured);
+            self.ledger.cumulative_over_limit += u64::from(!counted);
         }
         #[cfg(test)]
         self.reported.push(describe(method, self.routes.template(route), status, measured));

@@ -1,6 +1,6 @@
 //! What an agent says of itself. The names are promised in docs/status.md; fields are added, never renamed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,10 +22,13 @@ pub struct AgentStatus {
     /// How much it looks at to stay within its bounds.
     #[serde(default)]
     pub capture: CaptureStatus,
+    /// Where metrics are served; None when they are not.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     pub tap: Tap,
-    /// The first of `hubs`; None with `--dry-run`.
+    /// The first of `hubs`.
     pub hub: Option<Hub>,
-    /// One for each environment of each app that targets report to.
+    /// One for each environment of each app that targets report to; none with `--dry-run`, and without a client id.
     pub hubs: Vec<Hub>,
     pub targets: Vec<Target>,
 }
@@ -79,6 +82,9 @@ pub struct Hub {
     pub delivered: u64,
     /// Messages given up, by reason.
     pub dropped: Counts,
+    /// Tries that failed, by reason; some of them for the same message.
+    #[serde(default)]
+    pub failures: Counts,
     /// None before the first.
     pub last_answer: Option<LastAnswer>,
     pub spool: Spool,

@@ -15,7 +15,18 @@ const LABEL: usize = 13;
 /// One agent, in lines.
 pub fn of(status: &AgentStatus) -> String {
     let AgentStatus {
-        version, pid, uptime_s, kernel, programs, resources, capture, tap, hubs, targets, ..
+        version,
+        pid,
+        uptime_s,
+        kernel,
+        programs,
+        resources,
+        capture,
+        metrics,
+        tap,
+        hubs,
+        targets,
+        ..
     } = status;
     let mut lines = Lines::default();
     lines.push(&format!("apitally-agent {version}, pid {pid}, up {}, Linux {kernel}", span(*uptime_s)));
@@ -44,8 +55,13 @@ pub fn of(status: &AgentStatus) -> String {
     if tap.missed_runs > 0 {
         lines.fact("", &format!("the kernel left out {} runs of the programs", tap.missed_runs));
     }
-    if hubs.is_empty() {
-        lines.fact("hub", "none, messages are printed (--dry-run)");
+    if let Some(address) = metrics {
+        lines.fact("metrics", &format!("http://{address}/metrics"));
+    }
+    match (hubs.is_empty(), metrics) {
+        (false, _) => {}
+        (true, None) => lines.fact("hub", "none, messages are printed (--dry-run)"),
+        (true, Some(_)) => lines.fact("hub", "none"),
     }
     for hub in hubs {
         lines.hub(hub);
@@ -223,6 +239,7 @@ mod tests {
                 max_cpu_percent: 50,
                 max_memory_bytes: 256_000_000,
             },
+            metrics: Some(([127, 0, 0, 1], 9464).into()),
             tap: Tap {
                 records: 9,
                 bytes_seen: 12_000,
@@ -240,6 +257,7 @@ mod tests {
                 queued_bytes: 900,
                 delivered: 3,
                 dropped: some(&[("too_old", 0)]),
+                failures: some(&[("status", 2)]),
                 last_answer: Some(LastAnswer {
                     delivered: true,
                     outcome: "delivered".to_owned(),
@@ -294,6 +312,7 @@ apitally-agent 0.1.0, pid 4711, up 2 h 13 min, Linux 6.18.5
   tap          9 records; 12.0 kB seen, 2.0 kB copied, 10.0 kB not needed
   given up     kernel_fault 2
                the kernel left out 5 runs of the programs
+  metrics      http://127.0.0.1:9464/metrics
   hub          https://hub.apitally.io (prod), 3 messages delivered
                last answer 2.5 s ago: delivered
                1 messages queued, 900 B

@@ -31,6 +31,7 @@ fn report(kernel: String) -> AgentStatus {
         programs: Vec::new(),
         capture: CaptureStatus::default(),
         resources: Resources::default(),
+        metrics: None,
         tap: Tap {
             records: 0,
             bytes_seen: 0,

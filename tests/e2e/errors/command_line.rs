@@ -24,6 +24,11 @@ fn value_that_means_nothing_is_refused_with_what_to_write_instead() {
     check("--pid 1 --dry-run --consumer-header a:b", &["not a header name", "X-API-Key"]);
     check("--pid 1 --dry-run --sync-interval 1ms", &["--sync-interval", "at least 100ms"]);
     check("--pid 1 --dry-run --ring-bytes 5000", &["--ring-bytes", "power of two"]);
+    check(
+        "--pid 1 --metrics-listen localhost",
+        &["--metrics-listen", r#""localhost""#, "a port", "0.0.0.0:9464"],
+    );
+    check("--port 9464 --metrics-listen 9464", &["--port 9464", "the agent itself", "--metrics-listen"]);
 }
 
 #[test]

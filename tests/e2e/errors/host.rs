@@ -1,6 +1,7 @@
-//! Hosts on which the agent cannot run: too old, too strict, too few rights.
+//! Hosts on which the agent cannot run: too old, too strict, too few rights, an address that is taken.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use tests::agent::{Agent, binary};
@@ -150,6 +151,25 @@ fn check_says_that_there_is_no_such_target() {
     );
     check("check --container 0123456789ab", &["  - container 0123456789ab has no processes that we can see"]);
     check("check --pid 2", &["  - process 2 (kthreadd) is a kernel thread"]);
+}
+
+#[test]
+fn address_that_cannot_be_had_is_said_before_anything_is_watched() {
+    let _machine = machine::in_company();
+    let app = App::start(Server::Nginx);
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("a listener has an address");
+    let check = |listen: &str, parts: &[&str]| {
+        let attempt = Attempt::of(&format!("--pid {} --metrics-listen {listen}", app.pid()));
+        attempt.run().assert_refused(UNAVAILABLE, parts);
+    };
+    let port = address.port().to_string();
+    check(
+        &port,
+        &[&format!("cannot serve metrics on {address}"), "another program listens there", "--metrics-listen"],
+    );
+    check(&format!(":{port}"), &["another program listens there"]);
+    check("192.0.2.1:9464", &["192.0.2.1:9464", "this host has no such address"]);
 }
 
 /// The agent where everybody may run it: the one that was built may lie in a directory of root's.

@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn memory_of_a_burst_is_given_back() {
         let limits = Limits::default();
-        let mut target = Target::new(Policy::default(), &limits, Budget::new(0));
+        let mut target = Target::new(Policy::default(), &limits, Budget::new(0), None);
         let mut cx = Context { target: &mut target, limits: &limits, room: 0, client: None };
         let mut exchanges = Exchanges::new(Start::Beginning, 1);
         let at = At { time: Ktime(1), turn: 1 };
