@@ -12,6 +12,7 @@ mod signals;
 mod sink;
 mod snapshot;
 mod stray;
+mod systemd;
 mod tape;
 mod timer;
 
@@ -37,6 +38,7 @@ use self::{
     report::{Occasion, Report},
     signals::{Asked, Signals},
     sink::{Hubs, Sink},
+    systemd::Watchdog,
     tape::Tape,
 };
 use crate::{
@@ -151,7 +153,7 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
         Questions::none()
     });
     let mut scrapes = daemon.serve(listener)?;
-    tell_systemd(&[NotifyState::Ready]);
+    systemd::tell(&[NotifyState::Ready]);
     daemon.watch(&mut signals, &mut questions, &mut scrapes).await?;
     drop((questions, scrapes));
     daemon.stop().await;
@@ -233,9 +235,12 @@ impl Daemon {
         let timer = |error| Failure::Io { doing: "set a timer", error };
         let pulse = Pulse::every(POLL).map_err(timer)?;
         let (mut ticked, mut active, mut idle) = (Instant::now(), Instant::now(), false);
+        let mut watchdog = Watchdog::of_environment();
         let mut more = false;
         loop {
-            self.beat.beat(Instant::now());
+            let now = Instant::now();
+            self.beat.beat(now);
+            watchdog.beat(now);
             let mut question: Option<Question> = None;
             let mut scrape: Option<metrics::serve::Question> = None;
             let mut reload = false;
@@ -545,12 +550,6 @@ enum Outlook {
 
 fn log_undecodable(error: DecodeError) {
     error!(%error, "the kernel side sent a record we cannot read; please report this");
-}
-
-fn tell_systemd(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        debug!(%error, "cannot tell systemd how we are");
-    }
 }
 
 fn log_warnings(config: &TargetConfig) {

@@ -6,7 +6,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     BATCH, Daemon, account::take_over, documents::Documents, log_warnings, report::Occasion, sink::Sink,
-    tell_systemd,
+    systemd,
 };
 use crate::{
     config::{Config, TargetConfig},
@@ -19,12 +19,12 @@ impl Daemon {
     pub fn reload(&mut self) {
         let reloading: Vec<NotifyState<'_>> =
             [Ok(NotifyState::Reloading), NotifyState::monotonic_usec_now()].into_iter().flatten().collect();
-        tell_systemd(&reloading);
+        systemd::tell(&reloading);
         match Config::load(&self.args) {
             Ok(config) => self.follow(config),
             Err(error) => error!(%error, "the configuration cannot be used, going on with the one before"),
         }
-        tell_systemd(&[NotifyState::Ready]);
+        systemd::tell(&[NotifyState::Ready]);
     }
 
     fn follow(&mut self, config: Config) {

@@ -8,6 +8,7 @@ mod hub_environment;
 mod hub_messages;
 mod hub_reporter;
 mod hub_spool;
+mod journal;
 mod otlp_client;
 mod otlp_messages;
 mod otlp_sender;
