@@ -73,7 +73,7 @@ impl Initramfs {
 }
 
 /// Files that the loader maps for a program: none for a static one.
-fn libraries_of(program: &Path) -> Result<Vec<String>> {
+pub fn libraries_of(program: &Path) -> Result<Vec<String>> {
     let output = Command::new("ldd").arg(program).output().context("cannot start ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     if let Some(missing) = text.lines().find(|line| line.contains("not found")) {

@@ -1,9 +1,10 @@
-//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `bench`, `fuzz`, `test`, `e2e`. Each
-//! brings what the machine lacks, asks nothing, and does nothing twice.
+//! What people and CI type: `cargo xtask setup`, `servers`, `demo`, `record`, `bench`, `fuzz`, `dist`, `test`,
+//! `e2e`. Each brings what the machine lacks, asks nothing, and does nothing twice.
 #![allow(clippy::print_stdout, reason = "talking to whoever typed the command is what this program is for")]
 
 mod bench;
 mod demo;
+mod dist;
 mod e2e;
 #[path = "../../agent/ebpf_toolchain.rs"]
 mod ebpf_toolchain;
@@ -51,6 +52,8 @@ enum Task {
     Bench(bench::Args),
     /// Feed the agent what the fuzzer makes up
     Fuzz(fuzz::Args),
+    /// Build what is given to others: packages for Debian and RPM, and the file tree of an image
+    Dist(dist::Args),
     /// Formatting, clippy and all tests, those through the kernel included (needs root)
     Test,
     /// The agent on kernels from Linux 5.10 to 7.2, emulated by QEMU
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Soak(args) => soak::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Test => test::run(),
         Task::E2e(args) => e2e::run(&args),
     };

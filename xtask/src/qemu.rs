@@ -75,7 +75,7 @@ fn machine(kernel: &Path, initramfs: &Path) -> Command {
     command.args(["--foreground", "--kill-after=5", &LIMIT.as_secs().to_string(), QEMU]);
     // QEMU 7.2 gets the flags after a cmpxchg16b wrong on one processor, on which kernels of 6.12 stumble; on two, some
     // stumble over breakpoints of their own while they patch themselves.
-    command.args(["-accel", "tcg", "-cpu", "max,cx16=off", "-smp", "1", "-m", "1G"]);
+    command.args(["-accel", "tcg", "-cpu", "max,cx16=off", "-smp", "1", "-m", "2G"]);
     command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-nodefaults"]);
     // A kernel in trouble panics, one that panics reboots, and that ends the machine.
     command.args(["-append", "console=ttyS0 quiet oops=panic panic=-1"]);

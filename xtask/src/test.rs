@@ -1,5 +1,5 @@
 //! `cargo xtask test`: everything that must hold before a commit. Ends in one line: `N passed, M failed`.
-//! A kernel in QEMU counts as one test, and so does a fuzz target.
+//! A kernel in QEMU counts as one test, and so do a fuzz target, and the packages.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::e2e::{self, Outcome};
 use crate::kernels::Series;
-use crate::{ebpf_toolchain, fuzz, servers, setup, step, workspace};
+use crate::{dist, ebpf_toolchain, fuzz, servers, setup, step, workspace};
 
 /// # Errors
 /// When we are not root, something cannot be installed, or anything does not hold. All tests run all the same.
@@ -44,6 +44,7 @@ pub fn run() -> Result<()> {
     step::run("building the tests", workspace::cargo().args(["test", "--workspace", "--no-run"]))?;
     let mut tests = run_tests()?;
     run_on_kernels(&mut tests);
+    rehearse_packages(&mut tests);
     tests.add(&fuzz::short()?);
     if tests.ignored > 0 {
         println!("\n{} ignored: a test that does not run proves nothing, so none may be", tests.ignored);
@@ -114,6 +115,18 @@ fn run_on_kernels(tests: &mut Tests) {
     };
     tests.passed += exact as u64;
     tests.failed += (kernels.len() - exact) as u64;
+}
+
+/// Makes the packages of the agent that was tested; counts as one test.
+fn rehearse_packages(tests: &mut Tests) {
+    println!();
+    match dist::rehearse(&workspace::target_dir().join("debug/apitally-agent")) {
+        Ok(()) => tests.passed += 1,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            tests.failed += 1;
+        }
+    }
 }
 
 impl Tests {

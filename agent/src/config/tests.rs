@@ -723,6 +723,18 @@ fn the_sample_can_be_used_as_it_is_and_with_everything_in_it() {
 }
 
 #[test]
+fn what_the_packages_bring_says_nothing_until_it_is_filled_in() {
+    let packaged = include_str!("../../../deploy/agent.toml");
+    let (error, _) = *with_file(packaged, "").unwrap_err();
+    assert!(matches!(error, ConfigError::NoTarget), "{error:?}");
+    let lines = packaged.lines();
+    let filled =
+        lines.map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line));
+    let config = with_file(&filled.collect::<Vec<_>>().join("\n"), "").unwrap();
+    assert_eq!(config.targets[0].spec, TargetSpec::Port(8000));
+}
+
+#[test]
 fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
 }
