@@ -130,12 +130,20 @@ impl Toolchain {
                 command.env_remove(name);
             }
         }
-        let flags: [OsString; 4] = [
+        let workspace =
+            manifest.parent().and_then(Path::parent).expect("a manifest lies in a folder of the workspace");
+        let mut flags: Vec<OsString> = vec![
             r#"--cfg=bpf_target_arch="x86_64""#.into(),
             "-Cdebuginfo=2".into(), // BTF is made from it
             "-Clink-arg=--btf".into(),
             with_path("-Clinker=", &self.linker),
+            remapped(workspace, "."),
         ];
+        // BTF names the files; where they lay is nobody's business, and would make each machine's object another one.
+        flags.extend(cargo_home().map(|home| remapped(&home, "cargo")));
+        if let Compiler::Nightly { sysroot } = &self.compiler {
+            flags.push(remapped(sysroot, "rust"));
+        }
         command
             .env("CARGO", self.bin_dir().join("cargo"))
             .env("RUSTC", self.bin_dir().join("rustc"))
@@ -273,6 +281,13 @@ fn cargo_home() -> Option<PathBuf> {
 
 fn home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from)
+}
+
+fn remapped(path: &Path, name: &str) -> OsString {
+    let mut flag = with_path("--remap-path-prefix=", path);
+    flag.push("=");
+    flag.push(name);
+    flag
 }
 
 fn with_path(prefix: &str, path: &Path) -> OsString {
