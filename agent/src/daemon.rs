@@ -217,9 +217,6 @@ impl Daemon {
         let served = listener.serve(self.beat.clone());
         let questions = served.map_err(|error| Failure::Io { doing: "serve metrics", error })?;
         info!(%address, "metrics are served");
-        if self.reports.iter().all(|report| report.config.delivery == Delivery::Nowhere) {
-            info!("nothing is sent to Apitally, since there is no client id");
-        }
         Ok(questions)
     }
 
@@ -552,8 +549,12 @@ fn log_undecodable(error: DecodeError) {
     error!(%error, "the kernel side sent a record we cannot read; please report this");
 }
 
+/// What whoever configured a target may not be aware of.
 fn log_warnings(config: &TargetConfig) {
     for warning in &config.warnings {
         warn!(%warning, "the configuration had better be changed");
+    }
+    if config.delivery == Delivery::Nowhere {
+        info!(target = %config.spec, "nothing is sent to Apitally, since there is no client id");
     }
 }
