@@ -29,6 +29,11 @@ pub struct Args {
 /// The oldest glibc that the program is to run with: that of Debian 12, Ubuntu 22.04 and RHEL 9.
 const GLIBC: (u32, u32) = (2, 34);
 
+/// Who answers for the Debian package, which must have an address (Debian Policy 5.6.2). The project has none, so it is
+/// one that cannot be anybody's: `.invalid` is no domain (RFC 6761 section 6.4). Whoever gives packages to others puts in
+/// their own.
+const MAINTAINER: &str = "The apitally-agent authors <apitally-agent@example.invalid>";
+
 /// Cargo's subcommands that write packages, and their versions.
 const TOOLS: [(&str, &str, &[&str]); 2] =
     [("cargo-deb", "3.8.0", &["--no-default-features"]), ("cargo-generate-rpm", "0.21.1", &[])];
@@ -119,7 +124,16 @@ fn pack(program: &Path) -> Result<Vec<PathBuf>> {
 
 fn make_deb(deb: &Path, options: &[&str], epoch: &str) -> Result<()> {
     let mut cargo = workspace::cargo();
-    cargo.args(["deb", "--package=agent", "--no-build", "--no-strip", "--output"]).arg(deb).args(options);
+    cargo.args([
+        "deb",
+        "--package=agent",
+        "--no-build",
+        "--no-strip",
+        "--maintainer",
+        MAINTAINER,
+        "--output",
+    ]);
+    cargo.arg(deb).args(options);
     step::run("making the Debian package", cargo.env("SOURCE_DATE_EPOCH", epoch))
 }
 
@@ -179,7 +193,7 @@ fn stage(program: &Path, epoch: &str) -> Result<PathBuf> {
         "changelog",
         &format!(
             "apitally-agent ({version}-1) stable; urgency=medium\n\n  * Packaged from the source of that version.\n\n \
-             -- The apitally-agent authors <apitally-agent@users.noreply.github.com>  {date}"
+             -- {MAINTAINER}  {date}"
         ),
     )?;
     let mut gzip = Command::new("gzip");
