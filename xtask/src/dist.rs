@@ -45,10 +45,11 @@ pub fn run(args: &Args) -> Result<()> {
         Some(program) => program.clone(),
         None => build("build")?,
     };
-    let made = pack(&program)?;
+    let epoch = source_date()?;
+    let made = pack(&program, &epoch)?;
     if args.twice {
         let first = made.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
-        for (file, first) in pack(&build("build-again")?)?.iter().zip(first) {
+        for (file, first) in pack(&build("build-again")?, &epoch)?.iter().zip(first) {
             ensure!(fs::read(file)? == first, "two builds of {} differ", file.display());
         }
         println!("both builds are the same, to the byte");
@@ -56,9 +57,10 @@ pub fn run(args: &Args) -> Result<()> {
     check(&made)?;
     if args.verify {
         // The same program, as the version after it.
-        let newer = dir().join("newer.deb");
-        make_deb(&newer, &["--deb-revision", "2"], &source_date()?)?;
-        debian::verify(&made[0], &newer)?;
+        let (newer_deb, newer_rpm) = (dir().join("newer.deb"), dir().join("newer.rpm"));
+        make_deb(&newer_deb, &["--deb-revision", "2"], &epoch)?;
+        make_rpm(&newer_rpm, &["--set-metadata", "release = \"2\""], &epoch)?;
+        debian::verify(&[&made[0], &newer_deb, &made[1], &newer_rpm])?;
     }
     let mut sums = Command::new("sha256sum");
     sums.current_dir(dir()).args(made.iter().filter_map(|file| file.file_name()));
@@ -72,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn rehearse(program: &Path) -> Result<()> {
-    check(&pack(program)?)
+    check(&pack(program, &source_date()?)?)
 }
 
 /// Everything that is made lies here, whatever cargo's target directory is: the packages' metadata has the path.
@@ -108,17 +110,14 @@ fn cargo_home() -> Option<PathBuf> {
 }
 
 /// Writes the packages and the image's tree: the Debian package, the RPM, the tree.
-fn pack(program: &Path) -> Result<Vec<PathBuf>> {
+fn pack(program: &Path, epoch: &str) -> Result<Vec<PathBuf>> {
     bring_tools()?;
-    let epoch = source_date()?;
-    let stage = stage(program, &epoch)?;
+    let stage = stage(program, epoch)?;
     let (deb, rpm, image) =
         (dir().join("apitally-agent.deb"), dir().join("apitally-agent.rpm"), dir().join("image.tar"));
-    make_deb(&deb, &[], &epoch)?;
-    let mut cargo = workspace::cargo();
-    cargo.args(["generate-rpm", "--package=agent", "--auto-req=no", "--output"]).arg(&rpm);
-    step::run("making the RPM", cargo.env("SOURCE_DATE_EPOCH", &epoch))?;
-    tree::write(&stage.join("apitally-agent"), &epoch, &image)?;
+    make_deb(&deb, &[], epoch)?;
+    make_rpm(&rpm, &[], epoch)?;
+    tree::write(&stage.join("apitally-agent"), epoch, &image)?;
     Ok(vec![deb, rpm, image])
 }
 
@@ -135,6 +134,12 @@ fn make_deb(deb: &Path, options: &[&str], epoch: &str) -> Result<()> {
     ]);
     cargo.arg(deb).args(options);
     step::run("making the Debian package", cargo.env("SOURCE_DATE_EPOCH", epoch))
+}
+
+fn make_rpm(rpm: &Path, options: &[&str], epoch: &str) -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["generate-rpm", "--package=agent", "--auto-req=no", "--output"]).arg(rpm).args(options);
+    step::run("making the RPM", cargo.env("SOURCE_DATE_EPOCH", epoch))
 }
 
 fn bring_tools() -> Result<()> {

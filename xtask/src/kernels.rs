@@ -191,7 +191,7 @@ impl Apt {
 }
 
 /// Where this machine gets Debian's packages from.
-fn debian() -> String {
+pub fn debian() -> String {
     let configured = lines(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).args([
         "Created-By: Packages",
         "Origin: Debian",

@@ -13,7 +13,7 @@ use crate::{packages, step, workspace};
 const QEMU: &str = "qemu-system-x86_64";
 const INIT: &str = include_str!("qemu/init.sh");
 /// Many times what it takes.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Brings what is missing.
 ///

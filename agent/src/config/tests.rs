@@ -731,7 +731,7 @@ fn what_the_packages_bring_says_nothing_until_it_is_filled_in() {
     let filled =
         lines.map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line));
     let config = with_file(&filled.collect::<Vec<_>>().join("\n"), "").unwrap();
-    assert_eq!(config.targets[0].spec, TargetSpec::Port(8000));
+    assert_eq!(config.targets[0].spec.to_string(), "--unit shop.service");
 }
 
 #[test]

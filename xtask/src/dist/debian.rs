@@ -14,8 +14,8 @@ use crate::{packages, qemu, step, workspace};
 /// The release that the packages are made for, and its kernel.
 const RELEASE: &str = "bookworm";
 const KERNEL: Series = Series::Bookworm;
-/// Beyond what every Debian has: an app, and the client of that app.
-const PACKAGES: &str = "systemd-sysv,python3,procps";
+/// Beyond what every Debian has: an app and its client, and who installs packages of the other kind.
+const PACKAGES: &str = "systemd-sysv,python3,procps,rpm";
 
 /// What is put into the machine.
 const FILES: [(&str, &str); 4] = [
@@ -32,9 +32,11 @@ const MASKED: [&str; 2] = ["serial-getty@.service", "getty@.service"];
 const VERIFIED: &str = "verified";
 const SHOWN: usize = 60;
 
+/// `made`: a Debian package and an RPM, and the next version of each, named as in the script.
+///
 /// # Errors
 /// When something cannot be installed or fetched, or did not go in the machine as it should.
-pub fn verify(package: &Path, newer: &Path) -> Result<()> {
+pub fn verify(made: &[&Path]) -> Result<()> {
     workspace::require_root("dist --verify", "since a Debian is unpacked as root has it")?;
     qemu::install()?;
     let missing: Vec<&str> =
@@ -50,8 +52,10 @@ pub fn verify(package: &Path, newer: &Path) -> Result<()> {
             .and_then(|()| fs::write(&path, text))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    for (name, from) in [("apitally-agent.deb", package), ("newer.deb", newer)] {
-        fs::copy(from, root.join("verify").join(name)).with_context(|| format!("cannot copy {name}"))?;
+    for package in made {
+        let name = package.file_name().context("a package is a file")?;
+        fs::copy(package, root.join("verify").join(name))
+            .with_context(|| format!("cannot copy {}", package.display()))?;
     }
     let archive = pack(&root)?;
     let what = "a Debian under systemd, in QEMU";
@@ -83,7 +87,8 @@ fn unpack() -> Result<PathBuf> {
         for path in ["doc", "locale", "man"] {
             bootstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
         }
-        step::run(&format!("fetching Debian {RELEASE}"), bootstrap.arg(RELEASE).arg(&partial))?;
+        bootstrap.arg(RELEASE).arg(&partial).arg(kernels::debian());
+        step::run(&format!("fetching Debian {RELEASE}"), &mut bootstrap)?;
         fs::rename(&partial, &archive).context("cannot keep what was fetched")?;
     }
     let _ = fs::remove_dir_all(&root);

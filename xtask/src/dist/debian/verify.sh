@@ -30,6 +30,8 @@ said() { journalctl --no-pager -o cat -u apitally-agent | grep -c -- "$1" || tru
 
 watched() { [ "$(said watching)" -ge "$1" ]; }
 
+waits() { [ "$(said 'nothing of it is there yet')" = 1 ]; }
+
 reloaded() { [ "$(said 'configuration read again')" = 1 ]; }
 
 # A line of the agent's metrics.
@@ -38,12 +40,22 @@ metric() {
         awk -v name="$1" 'index($0, name) == 1 { print int($NF) }'
 }
 
+# What has the package's name, and is none of the packages.
+left() { find / -xdev -name '*apitally-agent*' -not -path '/verify/*' -not -path '/proc/*' -not -path '/run/*' | sort; }
+
 counted() { [ "$(metric http_server_request_duration_seconds_count)" = "$1" ]; }
 
+# Over one connection, as soon as the app listens: a unit is watched before it does.
 requests() {
     python3 - "$1" <<'PYTHON'
-import http.client, sys
+import http.client, sys, time
 connection = http.client.HTTPConnection("127.0.0.1", 8000)
+for _ in range(600):
+    try:
+        connection.connect()
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.2)
 for number in range(int(sys.argv[1])):
     connection.request("GET", f"/items/{number}")
     assert connection.getresponse().read() == b"ok"
@@ -51,7 +63,6 @@ PYTHON
 }
 
 uname -r
-eventually systemctl start app.service
 
 step install
 dpkg --install /verify/apitally-agent.deb
@@ -66,11 +77,11 @@ is 64 ExecMainStatus
 is 0 NRestarts
 [ "$(said 'nothing to watch')" = 1 ]
 
-step configure and start
+step "configure, and start before there is anything to watch"
 cat >>/etc/apitally-agent/agent.toml <<'CONFIG'
 metrics_listen = "9464"
 [[target]]
-port = 8000
+unit = "app.service"
 CONFIG
 systemctl enable --now apitally-agent
 is active ActiveState
@@ -78,8 +89,9 @@ pid=$(systemctl show -P MainPID apitally-agent)
 # A user that systemd has made up.
 [ "$(awk '$1 == "Uid:" { print $2 }' "/proc/$pid/status")" -ge 61184 ]
 journalctl --no-pager -o cat -p err _SYSTEMD_UNIT=apitally-agent.service | grep '^nothing to watch'
-apitally-agent status
-watched 1
+eventually waits
+systemctl start app.service
+eventually watched 1
 requests 100
 eventually counted 100
 
@@ -90,10 +102,11 @@ for round in 1 2 3; do
     requests 100
     eventually counted $((round * 100 + 100))
 done
-[ "$(metric 'apitally_agent_exchanges_seen_total')" = 400 ]
+[ "$(metric 'apitally_agent_exchanges_seen_total{target="--unit app.service"}')" = 400 ]
+apitally-agent status
 
 step reload
-sed -i 's/port = 8000/port = 8000\nenv = "prod"/' /etc/apitally-agent/agent.toml
+sed -i 's/^unit = .*/&\nenv = "prod"/' /etc/apitally-agent/agent.toml
 systemctl reload apitally-agent
 eventually reloaded
 [ "$(systemctl show -P MainPID apitally-agent)" = "$pid" ]
@@ -108,10 +121,10 @@ eventually watched 5
 
 step upgrade
 before=$(systemctl show -P MainPID apitally-agent)
-sha256sum /etc/apitally-agent/agent.toml >/verify/sum
+cp /etc/apitally-agent/agent.toml /verify/agent.toml
 dpkg --install --force-confdef /verify/newer.deb
 dpkg -s apitally-agent | grep '^Version: .*-2$'
-sha256sum --check --quiet /verify/sum
+cmp /verify/agent.toml /etc/apitally-agent/agent.toml
 eventually is active ActiveState
 [ "$(systemctl show -P MainPID apitally-agent)" != "$before" ]
 eventually watched 6
@@ -123,5 +136,40 @@ dpkg --remove apitally-agent
 refused systemctl is-active apitally-agent
 [ -e /etc/apitally-agent/agent.toml ]
 dpkg --purge apitally-agent
-[ -z "$(find / -xdev -name '*apitally-agent*' -not -path '/verify/*' -not -path '/proc/*' -not -path '/run/*')" ]
+[ -z "$(left)" ]
+
+# Debian's own rpm, which knows of no library that is there.
+rpm() { command rpm --force-debian --nodeps "$@"; }
+
+step "RPM: install, configure and start"
+rpm --install /verify/apitally-agent.rpm
+[ "$(systemctl is-enabled apitally-agent || true)" = disabled ]
+is inactive ActiveState
+[ "$(stat -c '%a %U' /etc/apitally-agent/agent.toml)" = "600 root" ]
+cp /verify/agent.toml /etc/apitally-agent/agent.toml
+systemctl enable --now apitally-agent
+eventually watched 7
+requests 10
+eventually counted 10
+
+step "RPM: upgrade"
+before=$(systemctl show -P MainPID apitally-agent)
+rpm --upgrade /verify/newer.rpm
+command rpm --force-debian --query apitally-agent | grep -- '-2\.x86_64$'
+cmp /verify/agent.toml /etc/apitally-agent/agent.toml
+eventually is active ActiveState
+[ "$(systemctl show -P MainPID apitally-agent)" != "$before" ]
+eventually watched 8
+
+step "RPM: erase"
+rpm --erase apitally-agent
+refused systemctl is-active apitally-agent
+refused systemctl is-enabled apitally-agent
+cmp /verify/agent.toml /etc/apitally-agent/agent.toml.rpmsave
+# What the administrator wrote is kept, and the state.
+diff <(left) - <<'LEFT'
+/etc/apitally-agent
+/var/lib/apitally-agent
+/var/lib/private/apitally-agent
+LEFT
 echo verified
