@@ -13,6 +13,8 @@ pub mod telemetry;
 pub mod probe;
 pub mod watch;
 
+pub mod kubernetes;
+
 pub mod pipeline;
 
 pub mod request_log;

@@ -31,6 +31,7 @@ use super::{
     shared::Shared,
     source::{Records, readiness},
 };
+use crate::exit::chain;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf.o"));
 
@@ -525,20 +526,6 @@ fn is_forbidden(error: &io::Error) -> bool {
 
 fn map_error(map: &'static str, error: &MapError) -> LoadError {
     LoadError::Map { map, reason: chain(error) }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, map: &'static str) -> Result<M, LoadError> {
