@@ -122,6 +122,29 @@ impl Capture {
     }
 }
 
+/// Which local ports of a target count; every one when none is named. In one word, so that it is read and written whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalPorts(pub u64);
+
+impl LocalPorts {
+    /// There is no room for more.
+    pub const MOST: usize = 4;
+
+    /// Those beyond [`LocalPorts::MOST`] are left out.
+    pub fn of(ports: &[u16]) -> Self {
+        // Each place has a port that counts: connections without a port are on 0.
+        Self(ports.iter().cycle().take(Self::MOST).fold(0, |word, port| word << 16 | *port as u64))
+    }
+
+    /// Whether connections on this port count.
+    #[inline(always)]
+    pub fn count(self, port: u16) -> bool {
+        let [a, b, c, d] =
+            [self.0 as u16, (self.0 >> 16) as u16, (self.0 >> 32) as u16, (self.0 >> 48) as u16];
+        self.0 == 0 || port == a || port == b || port == c || port == d
+    }
+}
+
 /// A number in which every bit depends on every bit of `conn` (the finalizer of SplitMix64: Steele, Lea, Flood, "Fast
 /// Splittable Pseudorandom Number Generators"). Inode numbers come from a counter, and a target that opens sockets of
 /// its own for each request would take a fixed step in it.
@@ -228,6 +251,19 @@ mod tests {
         let two = one.entering(neighbour, 4);
         assert_eq!(two.target(pid), SlotSays::AskTable);
         assert_eq!(two.target(neighbour), SlotSays::AskTable);
+    }
+
+    #[test]
+    fn ports_that_are_named_count() {
+        let check = |ports: &[u16], want: &[u16]| {
+            let of = LocalPorts::of(ports);
+            let all = [0, 1, 2, 3, 4, 5, u16::MAX];
+            assert!(all.into_iter().all(|port| of.count(port) == want.contains(&port)), "{ports:?}");
+        };
+        check(&[], &[0, 1, 2, 3, 4, 5, u16::MAX]);
+        check(&[u16::MAX], &[u16::MAX]);
+        check(&[1, 2, 3], &[1, 2, 3]);
+        check(&[1, 2, 3, u16::MAX], &[1, 2, 3, u16::MAX]);
     }
 
     #[test]

@@ -39,8 +39,10 @@ pub static MUTES: Array<MuteSet> = Array::with_max_entries(limits::MUTE_SETS, BP
 #[map]
 pub static CAPTURE: Array<Capture> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Of each target, the one local port whose connections count, 0 when all do; likewise. Connections on others are not
-/// left out (their turns would be counted as exchanges): user space mutes them.
+/// Of each target, the [`LocalPorts`] whose connections count; likewise. Connections on others are not left out (their
+/// turns would be counted as exchanges): user space mutes them.
+///
+/// [`LocalPorts`]: agent_common::conn::LocalPorts
 #[map]
 pub static PORTS: Array<u64> = Array::with_max_entries(limits::TARGETS, BPF_F_MMAPABLE);
 

@@ -5,7 +5,9 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use agent_common::{
-    conn::{Capture, ConnId, ConnState, Mute, MuteSlot, PidSlot, SlotSays, TargetId, mute_set, pid_slot},
+    conn::{
+        Capture, ConnId, ConnState, LocalPorts, Mute, MuteSlot, PidSlot, SlotSays, TargetId, mute_set, pid_slot,
+    },
     drops::{COUNTERS, DropReason, TALLIES_AT, Tally},
     event::RecordHeader,
     limits::{self, MUTE_SLOTS},
@@ -151,7 +153,7 @@ pub fn capture() -> Capture {
 pub fn watches_port(target: TargetId, port: u16) -> bool {
     // SAFETY: the pointer comes from a look-up; user space writes the value whole.
     let watched = maps::PORTS.get_ptr(target).map_or(0, |watched| unsafe { watched.read_volatile() });
-    watched == 0 || watched == u64::from(port)
+    LocalPorts(watched).count(port)
 }
 
 /// What user space does not need of `conn`.

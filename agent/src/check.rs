@@ -71,6 +71,11 @@ fn print(out: &mut impl Write, config: &Config) -> io::Result<Exit> {
             writeln!(out, "  warning        {warning}")?;
         }
     }
+    if let Some(kubernetes) = &config.kubernetes {
+        writeln!(out, "kubernetes")?;
+        writeln!(out, "  pods of node   {}", kubernetes.node)?;
+        print_origins(out, &kubernetes.origins)?;
+    }
     writeln!(out, "not seen, on any host")?;
     writeln!(out, "  TLS that ends inside the target (end it in a proxy), HTTP/2 and HTTP/3, io_uring")?;
     if problems.is_empty() {

@@ -132,6 +132,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
+    /// Watch the pods of this node that are annotated with apitally.io/client-id, or that the file selects
+    ///
+    /// Which node this is says NODE_NAME.
+    #[arg(long)]
+    pub kubernetes: bool,
+
     /// Environment of the app [default: dev]
     #[arg(long, value_name = "ENV", env = "APITALLY_ENV")]
     pub env: Option<String>,

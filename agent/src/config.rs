@@ -3,38 +3,44 @@
 //! Each value is taken from a flag, else the flag's environment variable, else the configuration file, else the
 //! default: [`keys`] says which one counts, [`target`] what it means.
 
+mod annotations;
 mod consumers;
 mod file;
 mod keys;
+mod kubernetes;
 mod request_log;
 mod routes;
 mod table;
 mod target;
 
 use std::{
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use agent_common::limits;
+use agent_common::{conn::LocalPorts, limits};
 
-use self::{
-    file::ConfigFile,
-    keys::{AgentKeys, Origins, TargetKeys},
-    table::Given,
-};
 pub use self::{
+    annotations::AnnotationError,
+    kubernetes::KubernetesConfig,
     routes::{OpenApiError, RouteConfig, RouteError},
     table::{FileError, Origin, Place},
     target::{Counted, Destination},
+};
+use self::{
+    file::ConfigFile,
+    keys::{AgentKeys, Origins, TargetKeys},
+    kubernetes::KubernetesKeys,
+    table::Given,
 };
 use crate::{
     cli::{CheckArgs, LogFormat, LogLevel, ReplayArgs, RunArgs, RuntimeArgs, TargetArgs},
     consumer_files::{self, NamesFile},
     hub::{BaseUrl, BaseUrlError, ClientId, ClientIdError, Env, EnvError},
+    kubernetes::{containers::UnknownContainer, pod::PodName, selector::SelectorError},
     otlp::{self, Endpoint, EndpointError, HeaderError, WriteTokenError},
     pipeline::{
         Policy,
@@ -65,6 +71,8 @@ const MOST_TARGETS: usize = limits::TARGETS as usize - 1;
 #[derive(Debug)]
 pub struct Config {
     pub targets: Vec<TargetConfig>,
+    /// None when pods are not watched.
+    pub kubernetes: Option<KubernetesConfig>,
     pub agent: AgentConfig,
     /// Who said what of the agent as a whole.
     pub origins: Origins,
@@ -120,6 +128,8 @@ impl AgentConfig {
 #[derive(Debug)]
 pub struct TargetConfig {
     pub spec: TargetSpec,
+    /// None when it is no container of a pod.
+    pub pod: Option<OfPod>,
     /// Its ports are those of `spec`.
     pub policy: Policy,
     pub app: AppConfig,
@@ -134,6 +144,28 @@ pub struct TargetConfig {
     pub warnings: Vec<Warning>,
     /// Who said what of it.
     pub origins: Origins,
+}
+
+/// Which container of which pod a target is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfPod {
+    pub pod: PodName,
+    /// What made the pod, and makes its successor.
+    pub workload: String,
+    pub container: String,
+}
+
+impl OfPod {
+    /// The same for the pod's successor, which then goes on in its name.
+    pub fn stable_name(&self) -> String {
+        format!("{}/{}/{}", self.pod.namespace, self.workload, self.container)
+    }
+}
+
+impl fmt::Display for OfPod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pod {} container {}", self.pod, self.container)
+    }
 }
 
 /// What can be used, and had better be changed.
@@ -192,8 +224,8 @@ impl TargetSpec {
     }
 }
 
-impl std::fmt::Display for TargetSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for TargetSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pid(pid) => write!(f, "--pid {pid}"),
             Self::Port(port) => write!(f, "--port {port}"),
@@ -237,8 +269,8 @@ pub struct HubTarget {
 pub enum ConfigError {
     #[error(
         "nothing to watch: name a process with --pid PID, a listening port with --port PORT, a program with --exe GLOB, \
-         a systemd unit with --unit UNIT, a container with --container ID, or a file with [[target]] tables with \
-         --config FILE"
+         a systemd unit with --unit UNIT, a container with --container ID, a file with [[target]] tables with \
+         --config FILE, or with --kubernetes the annotated pods of this node"
     )]
     NoTarget,
     /// From the command line, or the environment.
@@ -343,6 +375,28 @@ pub enum ValueError {
     OwnPort { spec: TargetSpec },
     #[error(transparent)]
     Pattern(Box<PatternError>),
+    #[error(
+        "nothing says on which node the agent runs: set NODE_NAME in its container from the field spec.nodeName, or \
+         write `node` into [kubernetes]"
+    )]
+    NoNode,
+    #[error("{name} is {saw:?}, which is no name of a node")]
+    NodeName { name: String, saw: String },
+    #[error("{name} has {saw} ports; name {most} at most, or none to have all count", most = LocalPorts::MOST)]
+    TooManyPorts { name: String, saw: usize },
+    #[error("{name} is {saw:?}, which is no name of a label, such as app.kubernetes.io/version")]
+    Label { name: String, saw: String },
+    #[error(transparent)]
+    Selector(SelectorError),
+    #[error(transparent)]
+    Annotation(AnnotationError),
+    #[error(transparent)]
+    UnknownContainer(UnknownContainer),
+    #[error(
+        "nothing says which app this is: annotate the pod with apitally.io/client-id, or write `client_id` into \
+         [[kubernetes.pods]]"
+    )]
+    NoApp,
     #[error("{name} is {saw:?}; it must be 1 to 64 letters, digits and any of -_.:, such as python:django")]
     Client { name: String, saw: String },
 }
@@ -352,7 +406,9 @@ impl ConfigError {
     fn about<T>(given: &Given<T>, error: impl Into<ValueError>) -> Self {
         let error = error.into();
         match &given.by {
-            Origin::CommandLine | Origin::Environment(_) => Self::Value(error),
+            Origin::CommandLine | Origin::Environment(_) | Origin::Annotation | Origin::Label(_) => {
+                Self::Value(error)
+            }
             Origin::File(place) => Self::InFile { place: place.clone(), error },
         }
     }
@@ -398,7 +454,15 @@ impl Config {
         if let Some(file) = &file {
             keep_apart(&flags, file)?;
         }
+        let keys = file.as_ref().and_then(|file| file.kubernetes.clone());
+        let keys = keys.or_else(|| args.kubernetes.then(KubernetesKeys::default));
+        let defaults = file.as_ref().map(|file| file.defaults.clone()).unwrap_or_default();
+        let kubernetes =
+            keys.map(|keys| keys.understand(flags.clone(), defaults, destination.clone())).transpose()?;
         let wanted = all_targets(&args.targets, flags, file.as_ref())?;
+        if wanted.is_empty() && kubernetes.is_none() {
+            return Err(ConfigError::NoTarget);
+        }
         let origins = agent_keys.origins();
         let targets = wanted.into_iter().map(|(spec, keys)| {
             if metrics.is_some_and(|metrics| spec.value == TargetSpec::Port(metrics.port())) {
@@ -407,7 +471,12 @@ impl Config {
             }
             target::understand(spec, &keys, &destination)
         });
-        Ok(Self { targets: targets.collect::<Result<_, _>>()?, agent: agent(agent_keys)?, origins })
+        Ok(Self {
+            targets: targets.collect::<Result<_, _>>()?,
+            kubernetes,
+            agent: agent(agent_keys)?,
+            origins,
+        })
     }
 
     /// What `check` is asked about: the same as a run would be. Without a file nobody need say to whom it reports.
@@ -424,7 +493,12 @@ impl Config {
         match Self::load(&run) {
             Err(ConfigError::NoTarget) if args.config.is_none() => {
                 let keys = AgentKeys::of_flags(&run);
-                Ok(Self { targets: Vec::new(), origins: keys.origins(), agent: agent(keys)? })
+                Ok(Self {
+                    targets: Vec::new(),
+                    kubernetes: None,
+                    origins: keys.origins(),
+                    agent: agent(keys)?,
+                })
             }
             loaded => loaded,
         }
@@ -564,7 +638,7 @@ fn all_targets(
             return Err(ConfigError::about(spec, ValueError::TooManyTargets));
         }
     }
-    if targets.is_empty() { Err(ConfigError::NoTarget) } else { Ok(targets) }
+    Ok(targets)
 }
 
 /// A flag beats what the file says; but one that would report several apps as one is a mistake.

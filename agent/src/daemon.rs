@@ -6,6 +6,7 @@ mod cost;
 mod documents;
 mod names;
 mod otlp;
+mod pods;
 mod reload;
 mod report;
 mod signals;
@@ -23,7 +24,7 @@ use std::{
 };
 
 use agent_common::{
-    conn::{ConnId, ConnState, TargetId},
+    conn::{ConnId, ConnState, LocalPorts, TargetId},
     decode::{DecodeError, Record, decode},
     event::RecordHeader,
 };
@@ -35,6 +36,7 @@ use self::{
     account::{LedgerLine, TapAlarm, log_ledger, log_tap, take_over},
     arrivals::Arrivals,
     documents::Documents,
+    pods::News,
     report::{Occasion, Report},
     signals::{Asked, Signals},
     sink::{Hubs, Sink},
@@ -43,8 +45,9 @@ use self::{
 };
 use crate::{
     cli::RunArgs,
-    config::{AgentConfig, Config, Delivery, TargetConfig},
+    config::{AgentConfig, Config, Delivery, KubernetesConfig, TargetConfig},
     exit::{Exit, Failure},
+    kubernetes::watch::Pods,
     metrics::{self, beat::Beat, serve::Listener},
     pipeline::{Ktime, Limits, Pipeline, ledger::Cause},
     probe::{
@@ -85,7 +88,7 @@ const WARN_EVERY: u32 = 10;
 /// # Errors
 /// When it cannot begin. Once it runs, nothing that a target or the hub does ends it.
 pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
-    let Config { targets, agent: config, .. } = config;
+    let Config { targets, kubernetes, agent: config, .. } = config;
     let mut signals = Signals::listen()?;
     let host = Host::inspect();
     let obstacles = host.obstacles();
@@ -104,11 +107,6 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     // A port that is taken is said before anything is attached.
     let listener = config.metrics_listen.map(Listener::bind).transpose()?;
 
-    let mut documents = Vec::new();
-    for (_, config) in &targets {
-        documents.push(Documents::open(&config.routes).await?);
-    }
-
     let options =
         LoadOptions { ring_bytes: config.ring_bytes, verbose: tracing::enabled!(tracing::Level::TRACE) };
     let (probe, records) = Probe::load(kernel, options)?;
@@ -116,6 +114,14 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
     let questions = Questions::listen(&config.runtime_dir).await;
+    let mut news = match &kubernetes {
+        Some(kubernetes) => News::follow(kubernetes).await?,
+        None => News::none(),
+    };
+    let mut documents = Vec::new();
+    for (_, config) in &targets {
+        documents.push(Documents::open(&config.routes).await?);
+    }
     let max_cumulative = if listener.is_some() { metrics::MAX_ROWS_TEXT } else { 0 };
     let (started, metrics) = (Instant::now(), listener.as_ref().map(|listener| listener.address));
     let thermostat = Thermostat::new(config.bounds, started);
@@ -127,6 +133,8 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
         pipeline: Pipeline::new(Limits { max_cumulative, ..Limits::default() }),
         tape,
         reports: Vec::new(),
+        kubernetes,
+        pods: Pods::default(),
         hubs: Hubs::default(),
         last_id: 0,
         started,
@@ -154,7 +162,7 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     });
     let mut scrapes = daemon.serve(listener)?;
     systemd::tell(&[NotifyState::Ready]);
-    daemon.watch(&mut signals, &mut questions, &mut scrapes).await?;
+    daemon.watch(&mut signals, &mut questions, &mut scrapes, &mut news).await?;
     drop((questions, scrapes));
     daemon.stop().await;
     Ok(Exit::Ok)
@@ -169,6 +177,10 @@ struct Daemon {
     pipeline: Pipeline,
     tape: Tape,
     reports: Vec<Report>,
+    /// None when pods are not watched.
+    kubernetes: Option<KubernetesConfig>,
+    /// The pods of our node, as they were last told of.
+    pods: Pods,
     hubs: Hubs,
     /// Of the target that was added last.
     last_id: TargetId,
@@ -200,7 +212,8 @@ impl Daemon {
         let (sink, left) = Sink::open(&config, &target, &self.config.state_dir, &mut self.hubs)?;
         self.last_id = target.id;
         self.pipeline.add_target(target.id, config.policy.clone());
-        self.tape.target(&target);
+        self.tape.target(&target, &config.policy.ports);
+        self.probe.watch_ports(target.id, LocalPorts::of(&config.policy.ports));
         if target.is_there() {
             target.attach(&mut self.probe, roots_of)?;
         }
@@ -226,6 +239,7 @@ impl Daemon {
         signals: &mut Signals,
         questions: &mut Questions,
         scrapes: &mut metrics::serve::Questions,
+        news: &mut News,
     ) -> Result<(), Failure> {
         let readable =
             self.records.readiness().map_err(|error| Failure::Io { doing: "wait for records", error })?;
@@ -241,6 +255,7 @@ impl Daemon {
             let mut question: Option<Question> = None;
             let mut scrape: Option<metrics::serve::Question> = None;
             let mut reload = false;
+            let mut pods: Option<Pods> = None;
             tokio::select! {
                 // Whatever the reason to look, records are handled below.
                 ready = readable.readable() => {
@@ -253,6 +268,7 @@ impl Daemon {
                 () = tokio::task::yield_now(), if more => {}
                 Some(asked) = questions.next() => question = Some(asked),
                 Some(asked) = scrapes.next() => scrape = Some(asked),
+                told = news.next() => pods = Some(told),
                 asked = signals.next() => match asked {
                     Asked::Stop(name) => {
                         info!(signal = name, "stopping");
@@ -268,6 +284,9 @@ impl Daemon {
             let now = Instant::now();
             if reload {
                 self.reload();
+            }
+            if let Some(pods) = pods {
+                self.follow_pods(pods);
             }
             self.meet_arrivals();
             if handled.count > 0 || reload {
@@ -412,7 +431,11 @@ impl Daemon {
             report.last_words_due = true;
         }
         let left = |report: &Report| report.target.alive || report.target.may_return();
-        if self.reports.iter().any(left) { Outlook::KeepWatching } else { Outlook::NothingLeft }
+        if self.kubernetes.is_some() || self.reports.iter().any(left) {
+            Outlook::KeepWatching
+        } else {
+            Outlook::NothingLeft
+        }
     }
 
     fn tick(&mut self) -> Outlook {

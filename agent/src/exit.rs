@@ -43,6 +43,10 @@ pub enum Failure {
     Discover(#[from] DiscoverError),
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error("there are as many targets as can be watched; run several agents, or choose fewer")]
+    TooManyTargets,
+    #[error(transparent)]
+    Kubernetes(#[from] crate::kubernetes::watch::StartError),
     #[error(transparent)]
     Delivery(#[from] crate::delivery::StartError),
     #[error(transparent)]
@@ -64,7 +68,11 @@ impl Failure {
             Self::Status(error) => error.exit(),
             // Permissions alone: the host could, we may not.
             Self::Host(obstacles) if obstacles.iter().all(Obstacle::is_permission) => Exit::NoPermission,
-            Self::Host(_) | Self::Discover(_) | Self::Load(_) => Exit::Unavailable,
+            Self::Host(_)
+            | Self::Discover(_)
+            | Self::Load(_)
+            | Self::Kubernetes(_)
+            | Self::TooManyTargets => Exit::Unavailable,
             Self::Delivery(_) | Self::Io { .. } => Exit::Software,
         }
     }

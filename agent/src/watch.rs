@@ -10,7 +10,7 @@ use agent_common::{conn::TargetId, decode::Listener};
 use tracing::{debug, info};
 
 use crate::{
-    config::TargetSpec,
+    config::{OfPod, TargetSpec},
     exit::Failure,
     probe::{
         cgroup::Cgroups,
@@ -25,6 +25,8 @@ use crate::{
 pub struct Target {
     pub id: TargetId,
     pub spec: TargetSpec,
+    /// What it is called where `spec` is another one after each restart.
+    pub name: Option<String>,
     /// The process it is known by: the one that was asked for, or the first of those that were found.
     pub pid: u32,
     /// The processes whose descendants it is.
@@ -48,7 +50,12 @@ impl Target {
 
     /// One of which there is no process yet.
     pub fn awaited(id: TargetId, spec: TargetSpec) -> Self {
-        Self { id, spec, pid: 0, roots: Vec::new(), alive: false }
+        Self { id, spec, name: None, pid: 0, roots: Vec::new(), alive: false }
+    }
+
+    /// Likewise, a container of a pod.
+    pub fn of_pod(id: TargetId, spec: TargetSpec, pod: &OfPod) -> Self {
+        Self { name: Some(pod.stable_name()), ..Self::awaited(id, spec) }
     }
 
     /// Whether it has processes to be attached.
@@ -62,6 +69,9 @@ impl Target {
 
     /// A name that is the same after a restart of the target, for its identity towards the hub.
     pub fn stable_name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
         match &self.spec {
             TargetSpec::Pid(_) => self.process_name().to_owned(),
             TargetSpec::Port(port) => format!("port-{port}"),
@@ -104,7 +114,6 @@ impl Target {
     pub fn join(&mut self, roots: Vec<Root>, probe: &mut Probe, roots_of: &RootsOf) -> Result<(), Failure> {
         let id = self.id;
         let is_others = |pid: u32| roots_of.get(&pid).is_some_and(|of| *of != id);
-        probe.watch_port(id, self.spec.ports().first().copied());
         let mut entered = Vec::new();
         for root in roots.into_iter().filter(|root| !is_others(root.pid)) {
             let mut known = HashSet::from([root.pid]);

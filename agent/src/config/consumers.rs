@@ -90,19 +90,24 @@ impl ConsumerKeys {
 
     pub fn of_flags(args: &CountArgs) -> Self {
         let by_flag = |value: &String| Given { value: value.clone(), by: Origin::CommandLine };
-        let rule = |header: &String| RuleKeys {
-            source: SourceKeys { kind: "header", name: by_flag(header), header: None, proxies: None },
+        Self {
+            hash: args.consumer_hash.map(|value| Given { value, by: Origin::CommandLine }),
+            ..Self::of_headers(args.consumer_header.iter().map(by_flag))
+        }
+    }
+
+    /// Rules that look into these headers, all given in the same place.
+    pub fn of_headers(names: impl Iterator<Item = Given<String>>) -> Self {
+        let rule = |name| RuleKeys {
+            source: SourceKeys { kind: "header", name, header: None, proxies: None },
             scheme: None,
             prefix: None,
             hash: None,
             allow: None,
         };
-        let rules: Vec<RuleKeys> = args.consumer_header.iter().map(rule).collect();
-        Self {
-            rules: (!rules.is_empty()).then_some(Given { value: rules, by: Origin::CommandLine }),
-            hash: args.consumer_hash.map(|value| Given { value, by: Origin::CommandLine }),
-            ..Self::default()
-        }
+        let rules: Vec<RuleKeys> = names.map(rule).collect();
+        let by = rules.first().map(|rule| rule.source.name.by.clone());
+        Self { rules: by.map(|by| Given { value: rules, by }), ..Self::default() }
     }
 
     pub fn take(table: &mut Table<'_>) -> Result<Self, FileError> {
@@ -264,7 +269,9 @@ impl SourceKeys {
     /// What names the place, as it is called where that was given.
     fn key(&self) -> &'static str {
         match self.name.by {
-            Origin::CommandLine | Origin::Environment(_) => "consumer_header",
+            Origin::CommandLine | Origin::Environment(_) | Origin::Annotation | Origin::Label(_) => {
+                "consumer_header"
+            }
             Origin::File(_) => self.kind,
         }
     }

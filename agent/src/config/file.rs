@@ -11,6 +11,7 @@ use std::{
 use super::{
     ConfigError, TargetSpec,
     keys::{AgentKeys, TargetKeys},
+    kubernetes::KubernetesKeys,
     table::{Document, FileError, Given, Origin, Table, Value},
 };
 use crate::probe::{cgroup::UnitName, container::ContainerName, program::ExeGlob};
@@ -25,6 +26,8 @@ pub struct ConfigFile {
     /// What the top level says for all targets.
     pub defaults: TargetKeys,
     pub targets: Vec<FileTarget>,
+    /// The table `[kubernetes]`; pods are watched when it is there, whatever is in it.
+    pub kubernetes: Option<KubernetesKeys>,
 }
 
 /// A `[[target]]` table.
@@ -47,13 +50,20 @@ impl ConfigFile {
     fn parse(document: Document<'_>) -> Result<Self, FileError> {
         let mut top = document.parse()?;
         let targets = top.take_tables("target")?;
+        let kubernetes = top.take_table("kubernetes")?;
         let agent = AgentKeys::take(&mut top)?;
         let agent_keys = top.known().to_vec();
         let defaults = TargetKeys::take(&mut top)?;
         top.finish(&[(&FINDERS, "in a table of its own, [[target]]")])?;
         let targets = targets.map(|tables| tables.value).unwrap_or_default();
         let read = |table| FileTarget::take(table, &agent_keys);
-        Ok(Self { agent, defaults, targets: targets.into_iter().map(read).collect::<Result<_, _>>()? })
+        let kubernetes = kubernetes.map(|table| KubernetesKeys::take(table, &agent_keys)).transpose()?;
+        Ok(Self {
+            agent,
+            defaults,
+            kubernetes,
+            targets: targets.into_iter().map(read).collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -106,7 +116,8 @@ fn take_spec<T: Value, E: Display>(
     }
 }
 
-const ABOVE: &str = "to the whole agent: write it above the first table";
+/// Where keys of the agent belong that stand in a table.
+pub const ABOVE: &str = "to the whole agent: write it above the first table";
 
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();

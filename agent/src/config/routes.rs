@@ -133,6 +133,10 @@ impl RouteKeys {
         Self { openapi: args.openapi.as_ref().map(by_flag), ..Self::default() }
     }
 
+    pub fn of_patterns(routes: Option<Given<Vec<String>>>) -> Self {
+        Self { routes, ..Self::default() }
+    }
+
     pub fn take(table: &mut Table<'_>) -> Result<Self, FileError> {
         let beside = table.directory();
         let openapi: Option<Given<String>> = table.take("openapi")?;

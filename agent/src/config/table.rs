@@ -16,6 +16,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use crate::kubernetes::pod::PREFIX;
+
 /// A place in a file: columns are counted in characters; both begin with 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -44,6 +46,10 @@ pub enum Origin {
     /// This variable.
     Environment(String),
     File(Place),
+    /// What a pod says of itself.
+    Annotation,
+    /// The label of a pod by this name.
+    Label(String),
 }
 
 impl Origin {
@@ -53,6 +59,8 @@ impl Origin {
             Self::CommandLine => format!("--{}", key.replace('_', "-")),
             Self::Environment(variable) => variable.clone(),
             Self::File(place) => place.to_string(),
+            Self::Label(name) => format!("label {name}"),
+            Self::Annotation => format!("annotation {PREFIX}{}", key.replace('_', "-")),
         }
     }
 }
@@ -61,7 +69,9 @@ impl<T> Given<T> {
     /// A key as it is called where the value was given: `--sync-interval`, `sync_interval`.
     pub fn name(&self, key: &str) -> String {
         match self.by {
-            Origin::CommandLine | Origin::Environment(_) => self.by.place(key),
+            Origin::CommandLine | Origin::Environment(_) | Origin::Annotation | Origin::Label(_) => {
+                self.by.place(key)
+            }
             Origin::File(_) => format!("`{key}`"),
         }
     }
@@ -197,16 +207,11 @@ impl<'d> Table<'d> {
         let unknown = self.entries.keys().min_by_key(|key| key.span().start);
         let Some(unknown) = unknown else { return Ok(()) };
         let key: &str = unknown.get_ref();
-        let nearest = self
-            .known
-            .iter()
-            .map(|known| (strsim::osa_distance(known, &key.to_lowercase()), known))
-            .filter(|(distance, known)| *distance <= (known.len() / 3).max(1))
-            .min();
+        let nearest = nearest(key, &self.known);
         let belongs = elsewhere.iter().find(|(keys, _)| keys.contains(&key));
         let advice = match (nearest, belongs) {
             (_, Some((_, place))) => format!("it belongs {place}"),
-            (Some((_, known)), None) => format!("did you mean `{known}`?"),
+            (Some(known), None) => format!("did you mean `{known}`?"),
             (None, None) => format!("known are {}", listed(&self.known)),
         };
         Err(FileError {
@@ -337,6 +342,14 @@ impl Value for u64 {
     }
 }
 
+impl Value for Vec<u16> {
+    const WANTED: &'static str = "a list of ports from 1 to 65535, such as [8000]";
+
+    fn read(value: &DeValue<'_>) -> Option<Self> {
+        value.as_array()?.iter().map(|item| u16::read(item.get_ref())).collect()
+    }
+}
+
 impl Value for Duration {
     const WANTED: &'static str = "a span of time in quotes, such as \"10s\"";
 
@@ -348,6 +361,14 @@ impl Value for Duration {
 fn integer<T: TryFrom<u64>>(value: &DeValue<'_>) -> Option<T> {
     let digits = value.as_integer()?;
     u64::from_str_radix(digits.as_str(), digits.radix()).ok()?.try_into().ok()
+}
+
+/// The one of `known` that was probably meant by `key`.
+pub fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
+    let key = key.to_lowercase();
+    let distances = known.iter().map(|known| (strsim::osa_distance(known, &key), *known));
+    let near = distances.filter(|(distance, known)| *distance <= (known.len() / 3).max(1));
+    near.min().map(|(_, known)| known)
 }
 
 /// A stranger's text, short and without what a terminal might obey.

@@ -84,6 +84,7 @@ pub fn understand(
     Ok(TargetConfig {
         policy: Policy { ports: spec.value.ports(), distributions: distributions(&delivery), keep, ..policy },
         spec: spec.value,
+        pod: None,
         app,
         names,
         routes,
@@ -127,7 +128,7 @@ fn otlp(keys: &TargetKeys, env: Env) -> Result<Option<OtlpTarget>, ConfigError> 
     if let Some(given) = otlp_headers {
         let name = match given.by {
             Origin::CommandLine | Origin::Environment(_) => "--otlp-header".to_owned(),
-            Origin::File(_) => "`otlp_headers`".to_owned(),
+            Origin::File(_) | Origin::Annotation | Origin::Label(_) => "`otlp_headers`".to_owned(),
         };
         if token.is_some() {
             return Err(ConfigError::about(given, ValueError::HeaderBesideToken { name }));
@@ -221,7 +222,12 @@ fn open_file(given: &Given<Credential>) -> Option<PathBuf> {
     let path = match (&given.value, &given.by) {
         (Credential::File(path), _) => path,
         (Credential::Text(_), Origin::File(place)) => &*place.file,
-        (Credential::Text(_), Origin::CommandLine | Origin::Environment(_)) => return None,
+        (
+            Credential::Text(_),
+            Origin::CommandLine | Origin::Environment(_) | Origin::Annotation | Origin::Label(_),
+        ) => {
+            return None;
+        }
     };
     is_world_readable(path).then(|| path.to_owned())
 }

@@ -676,12 +676,19 @@ const REFERENCE: &str = include_str!("../../../docs/configuration.md");
 
 /// The keys that each kind of table knows, as its errors list them.
 fn known_keys() -> Vec<String> {
-    let tables = ["[[target]]\n", "[[target]]\nconsumers = [{ 0 = 0 }]\n", "[request_log]\n", ""];
+    let tables = [
+        "[kubernetes]\n",
+        "[[kubernetes.pods]]\n",
+        "[[target]]\n",
+        "[[target]]\nconsumers = [{ 0 = 0 }]\n",
+        "[request_log]\n",
+        "",
+    ];
     let unknown = tables.map(|table| with_file(&format!("{table}0 = 0"), "").unwrap_err().1);
     let lists = unknown.iter().map(|error| error.split_once("known are ").expect("a list of keys").1);
     let keys = lists.flat_map(|list| list.split(", "));
     keys.map(|key| key.trim_matches('`').to_owned())
-        .filter(|key| !["target", "request_log"].contains(&key.as_str()))
+        .filter(|key| !["target", "request_log", "kubernetes", "pods"].contains(&key.as_str()))
         .collect()
 }
 

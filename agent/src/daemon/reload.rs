@@ -1,6 +1,11 @@
 //! The configuration is read again: targets come, go and change, and nothing that is not to change notices.
 
-use agent_common::{conn::TargetId, limits};
+use std::mem;
+
+use agent_common::{
+    conn::{LocalPorts, TargetId},
+    limits,
+};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 
@@ -9,7 +14,7 @@ use super::{
     systemd,
 };
 use crate::{
-    config::{Config, TargetConfig},
+    config::{Config, KubernetesConfig, TargetConfig, TargetSpec},
     exit::Failure,
     watch::Target,
 };
@@ -30,25 +35,36 @@ impl Daemon {
     fn follow(&mut self, config: Config) {
         // What happened before we were asked is counted as it was to be then.
         while self.handle_records().count == BATCH {}
-        let keys = self.config.changes(&config.agent);
+        let mut keys = self.config.changes(&config.agent);
+        let node = |config: &Option<KubernetesConfig>| config.as_ref().map(|config| config.node.clone());
+        if node(&self.kubernetes) == node(&config.kubernetes) {
+            self.kubernetes = config.kubernetes;
+        } else {
+            keys.push("kubernetes");
+        }
         if !keys.is_empty() {
             warn!(keys = keys.join(", "), "these are as they were until the agent is started anew");
         }
+        self.replace(|target| target.pod.is_none(), config.targets);
+        let pods = mem::take(&mut self.pods);
+        self.replace_pods(pods);
+        self.look_at_everybody();
+        info!(targets = self.reports.len(), "configuration read again");
+    }
+
+    /// Has these targets be watched in the place of those that are `concerned`. To be followed by a look at everybody.
+    pub fn replace(&mut self, concerned: impl Fn(&TargetConfig) -> bool, targets: Vec<TargetConfig>) {
         // What is counted by it from now on has it from its first request on.
-        if config.targets.iter().any(|target| target.policy.needs_clients()) {
+        if targets.iter().any(|target| target.policy.needs_clients()) {
             self.probe.tell_peers(true);
         }
-        // Who comes from now on is noticed; who is there already is found when a target is added.
-        if let Err(error) = self.notice_for(config.targets.iter().map(|target| &target.spec)) {
-            error!(%error, "targets that are not there yet will not be found");
-        }
         for index in (0..self.reports.len()).rev() {
-            let spec = &self.reports[index].config.spec;
-            if !config.targets.iter().any(|target| target.spec == *spec) {
+            let config = &self.reports[index].config;
+            if concerned(config) && !targets.iter().any(|target| target.spec == config.spec) {
                 self.remove(index);
             }
         }
-        for target in config.targets {
+        for target in targets {
             let known = self.reports.iter().position(|report| report.config.spec == target.spec);
             let spec = target.spec.clone();
             let followed = match known {
@@ -59,10 +75,18 @@ impl Daemon {
                 error!(target = %spec, %error, "the configuration cannot be followed for this target");
             }
         }
+    }
+
+    /// Looks who belongs to the targets as they are now.
+    pub fn look_at_everybody(&mut self) {
         self.probe.tell_peers(self.reports.iter().any(|report| report.config.policy.needs_clients()));
+        // Who comes from now on is noticed, so that nobody is missed between the two.
+        let specs: Vec<TargetSpec> = self.reports.iter().map(|report| report.target.spec.clone()).collect();
+        if let Err(error) = self.notice_for(specs.iter()) {
+            error!(%error, "targets that are not there yet will not be found");
+        }
         // What was a process of one target may be another one's now.
         self.look_at_all();
-        info!(targets = self.reports.len(), "configuration read again");
     }
 
     /// Has a target counted and reported in another way. What was counted until now goes to where it would have gone.
@@ -77,20 +101,27 @@ impl Daemon {
             Some(sink)
         };
         log_warnings(&config);
+        self.probe.watch_ports(report.target.id, LocalPorts::of(&config.policy.ports));
         report.change(config, sink, &mut self.pipeline);
         Ok(())
     }
 
     /// Watches a target that was not watched before. One that is to be known by its port may come later.
     fn add_anew(&mut self, config: TargetConfig) -> Result<(), Failure> {
-        let (id, spec) = (self.free_id(), config.spec.clone());
-        let target = match Target::find(id, spec.clone()) {
-            Ok(target) => target,
-            Err(error) if spec.may_return() => {
-                warn!(target = %spec, %error, "not there yet, it will be watched when it is");
-                Target::awaited(id, spec)
+        let Some(id) = self.free_id() else { return Err(Failure::TooManyTargets) };
+        let spec = config.spec.clone();
+        let target = if let Some(pod) = &config.pod {
+            // One look at everybody does for all of them.
+            Target::of_pod(id, spec, pod)
+        } else {
+            match Target::find(id, spec.clone()) {
+                Ok(target) => target,
+                Err(error) if spec.may_return() => {
+                    warn!(target = %spec, %error, "not there yet, it will be watched when it is");
+                    Target::awaited(id, spec)
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
         };
         let documents = Documents::expect(&config.routes);
         let added = self.add(target, config, documents, &self.roots_of());
@@ -123,10 +154,10 @@ impl Daemon {
     }
 
     /// A number that no target has, and that none had a moment ago: there may be records under way of one that is
-    /// gone.
-    fn free_id(&self) -> TargetId {
+    /// gone. None when there are as many targets as numbers.
+    fn free_id(&self) -> Option<TargetId> {
         let is_taken = |id: &TargetId| self.reports.iter().any(|report| report.target.id == *id);
         let numbers = (self.last_id + 1..limits::TARGETS).chain(1..limits::TARGETS);
-        numbers.into_iter().find(|id| !is_taken(id)).expect("there are fewer targets than numbers")
+        numbers.into_iter().find(|id| !is_taken(id))
     }
 }

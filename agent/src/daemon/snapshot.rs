@@ -74,7 +74,10 @@ impl Daemon {
             })
             .collect();
         Target {
-            spec: report.target.spec.to_string(),
+            spec: match &report.config.pod {
+                Some(pod) => pod.to_string(),
+                None => report.target.spec.to_string(),
+            },
             pid: report.target.pid,
             name: report.target.process_name().to_owned(),
             alive: report.target.alive,

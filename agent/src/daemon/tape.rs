@@ -27,8 +27,9 @@ impl Tape {
         })
     }
 
-    pub fn target(&mut self, target: &Target) {
-        self.write(|recorder| recorder.target(target.id, target.pid, &target.spec.ports()));
+    /// `ports` are those of its policy.
+    pub fn target(&mut self, target: &Target, ports: &[u16]) {
+        self.write(|recorder| recorder.target(target.id, target.pid, ports));
     }
 
     pub fn record(&mut self, bytes: &[u8], record: &Record<'_>) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent_common::{
-    conn::{Capture, ConnId, ConnState, Mute, PidSlot, TargetId, pid_slot, role},
+    conn::{Capture, ConnId, ConnState, LocalPorts, Mute, PidSlot, TargetId, pid_slot, role},
     drops::{COUNTERS, DropReason, Tally},
     limits,
     settings::Settings,
@@ -248,10 +248,10 @@ impl Probe {
         self.tell_peers.words().iter().for_each(|word| word.store(wanted.into(), Ordering::Relaxed));
     }
 
-    /// Tells the kernel side which local port of a target counts; every one when there is none.
-    pub fn watch_port(&self, target: TargetId, port: Option<u16>) {
+    /// Tells the kernel side which local ports of a target count.
+    pub fn watch_ports(&self, target: TargetId, ports: LocalPorts) {
         if let Some(word) = self.ports.words().get(target as usize) {
-            word.store(port.unwrap_or(0).into(), Ordering::Relaxed);
+            word.store(ports.0, Ordering::Relaxed);
         }
     }
 

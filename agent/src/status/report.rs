@@ -118,7 +118,7 @@ pub struct LastAnswer {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
-    /// As it was asked for, such as `--port 8000`.
+    /// As it was asked for, such as `--port 8000`, or the container of a pod that it is.
     pub spec: String,
     /// The process it is known by.
     pub pid: u32,
