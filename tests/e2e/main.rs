@@ -10,6 +10,7 @@ mod errors;
 mod files;
 mod finding;
 mod killed;
+mod kubernetes;
 mod lifecycle;
 mod metrics;
 mod otlp;

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod app;
 pub mod cgroup;
 pub mod client;
+pub mod cluster;
 pub mod comparison;
 pub mod crowd;
 pub mod eventually;

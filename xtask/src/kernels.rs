@@ -1,16 +1,16 @@
 //! Kernels that others run: Debian's for virtual machines, of four of its releases.
 //!
-//! apt fetches and verifies them, with sources, lists and a cache of its own below `target/kernels`; this machine's
-//! are only asked where Debian's packages come from. What was fetched once is not fetched again: remove
+//! apt fetches and verifies them. What was fetched once is not fetched again: remove
 //! `target/kernels` for newer ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::apt::{Apt, Archive, lines};
 use crate::{packages, step, workspace};
 
 /// The newest kernel of each of these releases. `sid` moves on: what was 7.2 becomes what follows it.
@@ -57,9 +57,6 @@ pub struct Kernel {
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 /// From Linux 7 on the image is in a package of its own.
 const IMAGE_PACKAGES: [&str; 2] = ["linux-image-", "linux-binary-"];
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// For machines that are told nothing else.
-const DEBIAN: &str = "http://deb.debian.org/debian";
 
 /// Fetches the kernel unless that was done before.
 ///
@@ -84,13 +81,10 @@ fn download(series: Series, dir: &Path, image: &Path) -> Result<String> {
     if !packages::is_debian() {
         bail!("there is no apt-get here: run this on Debian, or leave `--kernel {}` out", series.name());
     }
-    if !Path::new(KEYRING).exists() {
-        packages::install(&["debian-archive-keyring"])?;
-    }
-    let apt = Apt::new(&dir.join("apt"), series.release())?;
+    let apt = Apt::new(&dir.join("apt"), Archive::Packages, series.release())?;
     let what = |doing: &str| format!("{doing} Linux {}", series.name());
     step::run(&what("looking for"), apt.command("apt-get").arg("update"))?;
-    let names = apt.image_packages()?;
+    let names = image_packages(&apt)?;
     step::run(&what("fetching"), apt.command("apt-get").arg("download").args(&names).current_dir(&apt.dir))?;
     for archive in files_in(&apt.dir)?.iter().filter(|file| file.extension().is_some_and(|ext| ext == "deb"))
     {
@@ -131,83 +125,23 @@ fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
     entries.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// apt for one release of Debian, with all its state in one directory.
-struct Apt {
-    dir: PathBuf,
-}
-
-impl Apt {
-    fn new(dir: &Path, release: &str) -> Result<Self> {
-        for name in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(dir.join(name)).with_context(|| format!("cannot create {}", dir.display()))?;
-        }
-        let sources = format!("deb [signed-by={KEYRING}] {} {release} main\n", debian());
-        for (name, text) in [("sources.list", sources.as_str()), ("status", "")] {
-            fs::write(dir.join(name), text).with_context(|| format!("cannot write to {}", dir.display()))?;
-        }
-        Ok(Self { dir: dir.to_owned() })
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let options = [
-            ("Dir::Etc::SourceList", "sources.list"),
-            ("Dir::Etc::SourceParts", "none"),
-            ("Dir::Etc::Preferences", "none"),
-            ("Dir::Etc::PreferencesParts", "none"),
-            ("Dir::State", "state"),
-            ("Dir::State::Status", "status"),
-            ("Dir::Cache", "cache"),
-        ];
-        for (option, file) in options {
-            command.arg("-o").arg(format!("{option}={}", self.dir.join(file).display()));
-        }
-        // The user that apt drops to cannot write below target/.
-        command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none", "-q"]);
-        command.args(["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
-        command
-    }
-
-    /// What the metapackage depends on, as far as it may hold the image.
-    fn image_packages(&self) -> Result<Vec<String>> {
-        let mut names = vec![METAPACKAGE.to_owned()];
-        let mut looked_at = 0;
-        while let Some(name) = names.get(looked_at) {
-            let depends = lines(self.command("apt-cache").args(["depends", "--important", name]))?;
-            for name in depends.iter().filter_map(|line| line.trim().strip_prefix("Depends: ")) {
-                let may_hold_it = IMAGE_PACKAGES.iter().any(|prefix| name.starts_with(prefix));
-                if may_hold_it && !names.iter().any(|known| known == name) {
-                    names.push(name.to_owned());
-                }
+/// What the metapackage depends on, as far as it may hold the image.
+fn image_packages(apt: &Apt) -> Result<Vec<String>> {
+    let mut names = vec![METAPACKAGE.to_owned()];
+    let mut looked_at = 0;
+    while let Some(name) = names.get(looked_at) {
+        let depends = lines(apt.command("apt-cache").args(["depends", "--important", name]))?;
+        for name in depends.iter().filter_map(|line| line.trim().strip_prefix("Depends: ")) {
+            let may_hold_it = IMAGE_PACKAGES.iter().any(|prefix| name.starts_with(prefix));
+            if may_hold_it && !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
             }
-            looked_at += 1;
         }
-        names.remove(0);
-        if names.is_empty() {
-            bail!("{METAPACKAGE} depends on no kernel");
-        }
-        Ok(names)
+        looked_at += 1;
     }
-}
-
-/// Where this machine gets Debian's packages from.
-pub fn debian() -> String {
-    let configured = lines(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).args([
-        "Created-By: Packages",
-        "Origin: Debian",
-        "Label: Debian",
-        "Component: main",
-    ]));
-    let first = configured.unwrap_or_default().into_iter().next();
-    first.map_or_else(|| DEBIAN.to_owned(), |uri| uri.trim_end_matches('/').to_owned())
-}
-
-/// What a command prints.
-fn lines(command: &mut Command) -> Result<Vec<String>> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("cannot start {command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    names.remove(0);
+    if names.is_empty() {
+        bail!("{METAPACKAGE} depends on no kernel");
     }
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    Ok(names)
 }

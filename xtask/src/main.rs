@@ -2,7 +2,9 @@
 //! `e2e`. Each brings what the machine lacks, asks nothing, and does nothing twice.
 #![allow(clippy::print_stdout, reason = "talking to whoever typed the command is what this program is for")]
 
+mod apt;
 mod bench;
+mod cluster;
 mod demo;
 mod dist;
 mod e2e;

@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::{packages, step, workspace};
+use crate::{cluster, packages, step, workspace};
 
 /// A package of Debian's, and a file that is there when it is installed.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("apache2-bin", "/usr/sbin/apache2"),
     ("caddy", "/usr/bin/caddy"),
+    ("etcd-server", "/usr/bin/etcd"),
     ("haproxy", "/usr/sbin/haproxy"),
     ("libapache2-mod-php8.2", "/usr/lib/apache2/modules/libphp8.2.so"),
     ("libjakarta-annotation-api-java", "/usr/share/java/jakarta-annotation-api.jar"),
@@ -27,14 +28,21 @@ const PACKAGES: [(&str, &str); 14] = [
     ("uwsgi-plugin-python3", "/usr/lib/uwsgi/plugins/python3_plugin.so"),
     ("default-jdk-headless", "/usr/bin/javac"),
     ("golang-go", "/usr/bin/go"),
+    ("golang-github-modern-go-reflect2-dev", cluster::REFLECT2),
 ];
 
 /// Packages of programs that developers may have from elsewhere, and the program.
-const PROGRAMS: [(&str, &str); 3] = [("nodejs", "node"), ("npm", "npm"), ("strace", "strace")];
+const PROGRAMS: [(&str, &str); 4] =
+    [("curl", "curl"), ("nodejs", "node"), ("npm", "npm"), ("strace", "strace")];
 
 /// Packages that bring a service: it is not to run, now or after the next boot.
-const SERVICES: [(&str, &str); 4] =
-    [("caddy", "caddy"), ("haproxy", "haproxy"), ("nginx-light", "nginx"), ("prometheus", "prometheus")];
+const SERVICES: [(&str, &str); 5] = [
+    ("caddy", "caddy"),
+    ("etcd-server", "etcd"),
+    ("haproxy", "haproxy"),
+    ("nginx-light", "nginx"),
+    ("prometheus", "prometheus"),
+];
 
 const TOMCAT: &str = "/usr/share/java/tomcat10-embed-core.jar";
 
@@ -56,8 +64,10 @@ pub fn install() -> Result<()> {
     install_python(&apps.join("official/requirements-0.25.txt"), &servers, "official-0.25")?;
     install_python(&apps.join("official/requirements-1.0.txt"), &servers, "official-1.0")?;
     install_node(&apps.join("official/package.json"), &servers, "official-node")?;
+    install_python(&apps.join("kubernetes/requirements.txt"), &servers, "kubernetes")?;
     compile_go(&apps.join("net_http.go"), &servers)?;
-    compile_java(&apps.join("java"), &servers)
+    compile_java(&apps.join("java"), &servers)?;
+    cluster::compile_api_server(&servers)
 }
 
 fn missing_packages() -> Vec<&'static str> {

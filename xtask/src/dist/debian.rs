@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::kernels::{self, Series};
-use crate::{packages, qemu, step, workspace};
+use crate::{apt, packages, qemu, step, workspace};
 
 /// The release that the packages are made for, and its kernel.
 const RELEASE: &str = "bookworm";
@@ -87,7 +87,7 @@ fn unpack() -> Result<PathBuf> {
         for path in ["doc", "locale", "man"] {
             bootstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
         }
-        bootstrap.arg(RELEASE).arg(&partial).arg(kernels::debian());
+        bootstrap.arg(RELEASE).arg(&partial).arg(apt::debian());
         step::run(&format!("fetching Debian {RELEASE}"), &mut bootstrap)?;
         fs::rename(&partial, &archive).context("cannot keep what was fetched")?;
     }
