@@ -50,6 +50,7 @@ use crate::{
     kubernetes::watch::Pods,
     metrics::{self, beat::Beat, serve::Listener},
     pipeline::{Ktime, Limits, Pipeline, ledger::Cause},
+    privileges,
     probe::{
         clock,
         host::Host,
@@ -57,6 +58,7 @@ use crate::{
         source::Records,
     },
     pulse::Pulse,
+    slots,
     status::serve::{Question, Questions},
     thermostat::Thermostat,
     watch::{self, RootsOf, Target},
@@ -114,6 +116,10 @@ pub async fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
     let tape = Tape::create(config.record.as_deref())?;
     // Before anyone is told that we watch; what may be wrong with it is said after what is wrong with the targets.
     let questions = Questions::listen(&config.runtime_dir).await;
+    // What is wrong with it is said by whoever needs it.
+    let _ = slots::make_dir(&config.state_dir);
+    // Before other threads are started, which have the rights that we have then.
+    privileges::lay_down(kernel);
     let mut news = match &kubernetes {
         Some(kubernetes) => News::follow(kubernetes).await?,
         None => News::none(),

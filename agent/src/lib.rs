@@ -8,6 +8,7 @@ pub mod config;
 pub mod consumer_files;
 pub mod exit;
 pub mod memory;
+pub mod privileges;
 pub mod telemetry;
 
 pub mod probe;

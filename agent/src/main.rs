@@ -12,7 +12,7 @@ use agent::{
     config::{self, Config, ReplayConfig},
     daemon,
     exit::{Exit, Failure},
-    memory, replay,
+    memory, privileges, replay,
     status::client::{self, Form},
     telemetry,
 };
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Some(Command::Check(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
             let config = Config::load_to_check(&args);
+            privileges::take_up();
             end(config.map_err(Failure::from).and_then(|config| check::run(&config)))
         }
         Some(Command::Replay(args)) => {
@@ -78,6 +79,7 @@ fn print(text: &[u8], doing: &'static str) -> Result<Exit, Failure> {
 }
 
 fn run(config: Config, args: RunArgs) -> Result<Exit, Failure> {
+    privileges::take_up();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -15,6 +15,14 @@ use rustix::{
 /// Processes that can have a file of one kind and key.
 pub const SLOTS: u32 = 100;
 
+/// Makes a directory for its owner alone, unless it is there.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
 /// Opens the first of `{kind}_{key}_0.lock`, `{kind}_{key}_1.lock` and so on that no other process has, and locks it
 /// for as long as the file is open. Makes the directory, for its owner alone, and the file, where they are missing.
 /// None when all are in use.
@@ -22,7 +30,7 @@ pub const SLOTS: u32 = 100;
 /// # Errors
 /// When the directory cannot be used.
 pub fn claim(dir: &Path, kind: &str, key: &str) -> io::Result<Option<File>> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    make_dir(dir)?;
     for slot in 0..SLOTS {
         let file = OpenOptions::new()
             .read(true)

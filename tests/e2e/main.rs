@@ -18,6 +18,7 @@ mod outage;
 mod overload;
 mod pipelining;
 mod ports;
+mod privileges;
 mod recording;
 mod reload;
 mod resources;
