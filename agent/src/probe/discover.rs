@@ -9,8 +9,10 @@ use std::{
     io::{self, BufReader},
 };
 
-use procfs::process::{FDTarget, Process, Stat, StatFlags};
+use procfs::process::{Process, Stat, StatFlags};
 use rustix::process::Pid;
+
+use super::descriptors::{self, Descriptor};
 
 /// The first process. For sockets that systemd opens for a service, it is nobody's server.
 pub const INIT: u32 = 1;
@@ -43,7 +45,8 @@ pub enum DiscoverError {
     #[error("no process listens on TCP port {port} (seen: {seen}); start the server first, or give --pid")]
     NobodyListens { port: u16, seen: String },
     #[error(
-        "TCP port {port} is listened on, but not by a process we can see; run the agent in the host's pid namespace and with CAP_SYS_PTRACE, or give --pid"
+        "TCP port {port} is listened on, but not by a process we can see; run the agent in the host's pid namespace and \
+         with CAP_SYS_PTRACE (before Linux 5.14 also CAP_DAC_READ_SEARCH), or give --pid"
     )]
     OwnerHidden { port: u16 },
     #[error(
@@ -129,20 +132,15 @@ pub fn shares_our_network(pid: u32) -> bool {
     ours.is_some() && namespace(&pid.to_string()) == ours
 }
 
-/// The sockets that a process holds, by inode number; none when it is gone.
+/// The sockets that a process holds, by inode number: none when it is gone. None also when we may not look, which only
+/// [`descriptors::of`] tells apart.
 pub fn sockets(pid: u32) -> HashSet<u64> {
-    let socket = |target| if let FDTarget::Socket(inode) = target { Some(inode) } else { None };
-    descriptors(pid).filter_map(socket).collect()
+    descriptors::of(pid).into_iter().flatten().filter_map(Descriptor::socket).collect()
 }
 
 /// Whether a process has set up io_uring.
 pub fn uses_io_uring(pid: u32) -> bool {
-    descriptors(pid).any(|target| matches!(target, FDTarget::AnonInode(name) if name.contains("io_uring")))
-}
-
-fn descriptors(pid: u32) -> impl Iterator<Item = FDTarget> {
-    let process = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
-    process.and_then(|process| process.fd().ok()).into_iter().flatten().flatten().map(|fd| fd.target)
+    descriptors::of(pid).into_iter().flatten().any(|open| open == Descriptor::IoUring)
 }
 
 /// All living descendants of a process, parents before their children, without those that are left out and theirs.
@@ -213,14 +211,11 @@ pub fn listeners(port: u16) -> Result<Vec<u32>, DiscoverError> {
         return Err(DiscoverError::NobodyListens { port, seen: list(&ports) });
     }
     let mut holders = Vec::new();
-    for process in procfs::process::all_processes().map_err(|error| DiscoverError::Proc(error.to_string()))? {
-        let Ok(process) = process else { continue };
-        let Ok(mut fds) = process.fd() else { continue };
-        let holds = fds.any(|fd| {
-            matches!(fd, Ok(info) if matches!(info.target, FDTarget::Socket(inode) if sockets.contains(&inode)))
-        });
-        if holds && let Ok(stat) = process.stat() {
-            holders.push((stat.pid.unsigned_abs(), stat.ppid.unsigned_abs()));
+    for pid in all_pids() {
+        let Ok(mut open) = descriptors::of(pid) else { continue };
+        let holds = open.any(|open| open.socket().is_some_and(|inode| sockets.contains(&inode)));
+        if holds && let Some(stat) = stat(pid) {
+            holders.push((pid, stat.ppid.unsigned_abs()));
         }
     }
     if holders.is_empty() {
@@ -238,12 +233,8 @@ pub fn listeners(port: u16) -> Result<Vec<u32>, DiscoverError> {
 pub fn listening_ports(pids: impl Iterator<Item = u32>) -> Vec<u16> {
     let Ok(listening) = listening_sockets() else { return Vec::new() };
     let mut ports = Vec::new();
-    for fds in pids.filter_map(|pid| Process::new(i32::try_from(pid).ok()?).ok()?.fd().ok()) {
-        for fd in fds.flatten() {
-            if let FDTarget::Socket(inode) = fd.target {
-                ports.extend(listening.iter().filter(|entry| entry.0 == inode).map(|entry| entry.1));
-            }
-        }
+    for inode in pids.flat_map(sockets) {
+        ports.extend(listening.iter().filter(|entry| entry.0 == inode).map(|entry| entry.1));
     }
     ports.sort_unstable();
     ports.dedup();

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod container;
 mod counters;
+pub mod descriptors;
 pub mod discover;
 pub mod host;
 pub mod load;
