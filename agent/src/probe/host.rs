@@ -11,8 +11,9 @@ pub const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 8);
 /// First kernel whose maps do not count against RLIMIT_MEMLOCK.
 pub const NO_MEMLOCK: KernelVersion = KernelVersion::new(5, 11);
 
-/// Inode number of the initial pid namespace (PROC_PID_INIT_INO in include/linux/proc_ns.h).
+/// Inode numbers of the initial namespaces (PROC_PID_INIT_INO and PROC_USER_INIT_INO in include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
@@ -51,6 +52,7 @@ pub struct Host {
     pub lockdown: Lockdown,
     pub missing_capabilities: Vec<&'static str>,
     pub initial_pid_namespace: bool,
+    pub initial_user_namespace: bool,
 }
 
 /// The kernel's lockdown mode (kernel_lockdown(7)).
@@ -87,12 +89,16 @@ pub enum Obstacle {
         "the agent runs in a pid namespace of its own, where a pid means another process than to the kernel; run it in the host's (docker run --pid=host, Kubernetes: hostPID: true)"
     )]
     PidNamespace,
+    #[error(
+        "the agent runs in a user namespace of its own, where it has no rights towards the kernel; run it as the host's root (no rootless container, docker run --userns=host, Kubernetes: hostUsers: true)"
+    )]
+    UserNamespace,
 }
 
 impl Obstacle {
     /// Whether it is permissions that are lacking, rather than abilities of the host.
     pub fn is_permission(&self) -> bool {
-        matches!(self, Self::MissingCapability { .. })
+        matches!(self, Self::MissingCapability { .. } | Self::UserNamespace)
     }
 }
 
@@ -108,7 +114,8 @@ impl Host {
             has_btf: fs::metadata(KERNEL_BTF).is_ok(),
             lockdown: lockdown(&fs::read_to_string(LOCKDOWN)),
             missing_capabilities: missing_capabilities(kernel),
-            initial_pid_namespace: in_initial_pid_namespace(),
+            initial_pid_namespace: in_namespace("pid", INITIAL_PID_NAMESPACE),
+            initial_user_namespace: in_namespace("user", INITIAL_USER_NAMESPACE),
             release,
         }
     }
@@ -124,6 +131,9 @@ impl Host {
         }
         if !self.initial_pid_namespace {
             obstacles.push(Obstacle::PidNamespace);
+        }
+        if !self.initial_user_namespace {
+            obstacles.push(Obstacle::UserNamespace);
         }
         if self.lockdown == Lockdown::Confidentiality {
             obstacles.push(Obstacle::Confidentiality);
@@ -166,10 +176,11 @@ fn missing_capabilities(kernel: Option<KernelVersion>) -> Vec<&'static str> {
     missing
 }
 
-/// The kernel side knows processes by their number in the initial pid namespace.
-fn in_initial_pid_namespace() -> bool {
+/// The kernel side knows processes by their number in the initial pid namespace, and the kernel asks for rights in the
+/// initial user namespace.
+fn in_namespace(kind: &str, inode: u64) -> bool {
     use std::os::unix::fs::MetadataExt as _;
-    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL_PID_NAMESPACE)
+    fs::metadata(format!("/proc/self/ns/{kind}")).is_ok_and(|namespace| namespace.ino() == inode)
 }
 
 #[cfg(test)]
@@ -185,6 +196,7 @@ mod tests {
             lockdown: Lockdown::Integrity,
             missing_capabilities: Vec::new(),
             initial_pid_namespace: true,
+            initial_user_namespace: true,
         }
     }
 
@@ -204,6 +216,7 @@ mod tests {
         check(Host { has_btf: false, ..good() }, &["CONFIG_DEBUG_INFO_BTF"]);
         check(Host { lockdown: Lockdown::Confidentiality, ..good() }, &["confidentiality"]);
         check(Host { initial_pid_namespace: false, ..good() }, &["hostPID"]);
+        check(Host { initial_user_namespace: false, ..good() }, &["user namespace of its own"]);
         check(
             Host { missing_capabilities: vec!["CAP_BPF", "CAP_PERFMON"], ..good() },
             &["CAP_BPF", "CAP_PERFMON"],

@@ -80,6 +80,19 @@ fn host_that_lacks_something_is_told_what() {
     check(&garbage.wrapper(), &["/sys/kernel/btf/vmlinux"]);
 }
 
+/// As in a rootless container: it has all capabilities there, and none that counts.
+#[test]
+fn user_namespace_gives_no_rights() {
+    const ROOTLESS: [&str; 3] = ["unshare", "--user", "--map-root-user"];
+    const SAID: &str = "user namespace of its own, where it has no rights towards the kernel";
+    let _machine = machine::in_company();
+    let app = App::start(Server::Nginx);
+    let args = format!("--pid {} --dry-run", app.pid());
+    let outcome = Attempt::through(&ROOTLESS, &args).run_beside(&app);
+    outcome.assert_refused(NO_PERMISSION, &[SAID, "hostUsers: true"]);
+    Attempt::through(&ROOTLESS, "check").run().assert_printed(UNAVAILABLE, &[SAID]);
+}
+
 #[test]
 fn obstacles_are_named_all_at_once_the_most_fundamental_first() {
     let _machine = machine::in_company();
