@@ -64,6 +64,18 @@ impl Program {
         self.start_at(Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))), wrap)
     }
 
+    /// In pid, mount, network and user namespaces of its own, on a Unix socket.
+    fn start_contained(&self, cgroup: &Cgroup) -> Hello {
+        let socket = self.dir.join("socket");
+        let _ = fs::remove_file(&socket);
+        self.start_at(Address::Unix(socket), |command| {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+            unshare.args(["--net", "--ipc", "--uts"]).arg(command.get_program()).args(command.get_args());
+            cgroup.enter(unshare)
+        })
+    }
+
     fn start_at(&self, address: Address, wrap: impl FnOnce(Command) -> Command) -> Hello {
         let mut command = ending_with_us(self.path());
         match &address {
@@ -349,22 +361,12 @@ fn container_with_namespaces_of_its_own_is_seen_into() {
     let id = format!("c{:063x}", std::process::id());
     let cgroup = Cgroup::new(Hierarchy::OfSystemd, &format!("system.slice/docker-{id}.scope"));
     let program = Program::new();
-    let start = || {
-        let address = Address::Unix(program.dir.join("socket"));
-        let _ = fs::remove_file(program.dir.join("socket"));
-        program.start_at(address, |command| {
-            let mut unshare = Command::new("unshare");
-            unshare.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-            unshare.args(["--net", "--ipc", "--uts"]).arg(command.get_program()).args(command.get_args());
-            cgroup.enter(unshare)
-        })
-    };
     for words in [["--container", &id], ["--exe", &program.path()]] {
         let hub = FakeHub::start();
         let agent = Agent::looking_for(&words).before_its_target().reporting_to(&hub).start();
         let mut exchanges = Vec::new();
         for restart in 0..2 {
-            let server = start();
+            let server = program.start_contained(&cgroup);
             // It is known by the number that it has outside.
             let inside = eventually("the server runs", PATIENCE, || children(server.pid()).first().copied());
             let root = if words[0] == "--container" { server.pid() } else { inside };
@@ -375,6 +377,40 @@ fn container_with_namespaces_of_its_own_is_seen_into() {
         }
         assert_reported(&exchanges, &hub, &agent.stop());
     }
+}
+
+/// The agent in a container, too: with the host's pids, else in namespaces and control groups of its own, with the
+/// three capabilities that it needs and /sys as runtimes mount it. It reports to nobody, since it has no network.
+#[test]
+fn agent_in_a_container_sees_into_others() {
+    const CONTAINED: &str = "mount -t sysfs -o ro none /sys && mount -t tmpfs none /run && mount -t tmpfs none /var && \
+                             exec setpriv --no-new-privs --bounding-set=-all,+bpf,+perfmon,+sys_ptrace \
+                             --inh-caps=-all,+bpf,+perfmon,+sys_ptrace -- \"$@\"";
+    let _machine = machine::in_company();
+    let id = |digit: char| format!("{digit}{:063x}", std::process::id());
+    let cgroup = |id: &str| Cgroup::new(Hierarchy::OfSystemd, &format!("system.slice/docker-{id}.scope"));
+    let (own, others) = (cgroup(&id('a')), cgroup(&id('d')));
+    let mut contained = Command::new("unshare");
+    contained.args(["--mount", "--net", "--ipc", "--uts", "--cgroup", "--", "sh", "-c", CONTAINED, "sh"]);
+    let contained = own.enter(contained);
+    let through: Vec<&str> = std::iter::once(contained.get_program())
+        .chain(contained.get_args())
+        .map(|word| word.to_str().expect("paths of tests are UTF-8"))
+        .collect();
+
+    let program = Program::new();
+    let server = program.start_contained(&others);
+    let inside = eventually("the server runs", PATIENCE, || children(server.pid()).first().copied());
+    let pid = inside.to_string();
+    for words in [["--container", &id('d')], ["--exe", &program.path()], ["--pid", &pid]] {
+        let agent = Agent::looking_for(&words).through(&through).start();
+        agent.eventually_watches(if words[0] == "--container" { server.pid() } else { inside });
+        let exchanges = server.get(5);
+        let stopped = agent.stop();
+        assert_same(&Totals::of(&exchanges).untimed(|_| true), &stopped.totals().untimed(|_| true));
+        assert_eq!(stopped.ledger().seen(), 5, "{words:?}: {}", stopped.ledger());
+    }
+    drop(server);
 }
 
 /// The socket is there before the server: somebody else opened it, as systemd does for its services.
