@@ -6,7 +6,8 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use agent_common::{
     conn::{
-        Capture, ConnId, ConnState, LocalPorts, Mute, MuteSlot, PidSlot, SlotSays, TargetId, mute_set, pid_slot,
+        Capture, ConnId, ConnState, LocalPorts, Mute, MuteSlot, PidSlot, SlotSays, TargetId, mute_set,
+        pid_slot,
     },
     drops::{COUNTERS, DropReason, TALLIES_AT, Tally},
     event::RecordHeader,
