@@ -1,4 +1,4 @@
-//! Do the first received bytes look like a request? All the HTTP the kernel side knows.
+//! Do the first received bytes look like a request, or like TLS? All the kernel side knows of protocols.
 
 use agent_common::limits::ROLE_PREFIX;
 
@@ -41,6 +41,13 @@ pub fn judge(prefix: &[u8; ROLE_PREFIX], len: u32, standing: Standing) -> Verdic
         }
     }
     Verdict::Other
+}
+
+/// Whether the first two received bytes are those of a TLS handshake record of any version (RFC 8446 section 5.1). User
+/// space is told of it, so that somebody learns why there is nothing to be seen.
+#[inline(always)]
+pub fn begins_tls(prefix: &[u8; ROLE_PREFIX], len: u32) -> bool {
+    len >= 2 && prefix[0] == 22 && prefix[1] == 3
 }
 
 /// Letters, digits and the two marks that methods use. Narrower than RFC 9110's token on purpose: `*`, `$`

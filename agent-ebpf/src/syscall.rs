@@ -17,7 +17,7 @@ use crate::{
     conns::{self, Origin},
     emit::{self, Wake},
     raw,
-    role::{Standing, Verdict, judge},
+    role::{Standing, Verdict, begins_tls, judge},
     sampling,
     socket::{self, Sock, Socket},
     target::{self, Current},
@@ -458,11 +458,13 @@ fn decide_role(state: &mut ConnState, source: Source, moved: u64, direction: Dir
             let mut prefix = [0; ROLE_PREFIX];
             let (address, len) = source.first_buffer(moved);
             let len = raw::read_user_bytes(&mut prefix, address, len.min(ROLE_PREFIX as u64) as u32);
-            judge(
-                &prefix,
-                len,
-                if state.from_start == 1 { Standing::AtStart } else { Standing::MetInTheMiddle },
-            )
+            if state.from_start == 0 {
+                judge(&prefix, len, Standing::MetInTheMiddle)
+            } else if begins_tls(&prefix, len) {
+                Verdict::Request
+            } else {
+                judge(&prefix, len, Standing::AtStart)
+            }
         }
     };
     match verdict {

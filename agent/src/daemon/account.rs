@@ -86,23 +86,48 @@ pub fn log_ledger(pid: u32, ledger: &Ledger, which: LedgerLine) {
     }
 }
 
-/// Says that a target's exchanges are being missed: as long as it gets worse, and not too often.
+/// Says that a target's exchanges are being missed: as long as it gets worse, and not too often; and that it speaks what
+/// we cannot read, once.
 #[derive(Debug, Default)]
 pub struct Alarm {
     /// Exchanges missed, as last logged.
     missed: u64,
     last: Option<Instant>,
+    told_of_tls: bool,
+    told_of_http2: bool,
 }
 
 impl Alarm {
     pub fn look_at(&mut self, pid: u32, ledger: &Ledger, now: Instant) {
+        self.look_at_protocols(pid, ledger);
         let Some(coverage) = ledger.coverage().filter(|coverage| *coverage < Coverage::GOOD) else { return };
         let missed = ledger.missed();
         if missed <= self.missed || self.last.is_some_and(|last| now - last < WARN_EVERY) {
             return;
         }
         warn!(pid, coverage = coverage.percent(), missed, more = missed - self.missed, "coverage");
-        *self = Self { missed, last: Some(now) };
+        self.missed = missed;
+        self.last = Some(now);
+    }
+
+    fn look_at_protocols(&mut self, pid: u32, ledger: &Ledger) {
+        let (tls, http2) = (ledger.connections_tls, ledger.connections_http2);
+        if tls > 0 && !self.told_of_tls {
+            warn!(
+                pid,
+                connections = tls,
+                "TLS ends in the target, requests in it are not seen; end it in a proxy"
+            );
+            self.told_of_tls = true;
+        }
+        if http2 > 0 && !self.told_of_http2 {
+            warn!(
+                pid,
+                connections = http2,
+                "clients speak HTTP/2 to the target, these requests are not seen"
+            );
+            self.told_of_http2 = true;
+        }
     }
 }
 

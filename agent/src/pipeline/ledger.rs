@@ -197,7 +197,9 @@ pub struct Ledger {
     pub connections: u64,
     /// Connections that began with the HTTP/2 preface.
     pub connections_http2: u64,
-    /// Connections whose first bytes were no HTTP.
+    /// Connections that began with a record of TLS.
+    pub connections_tls: u64,
+    /// Connections whose first bytes were neither that nor HTTP.
     pub connections_refused: u64,
     /// Connections on local ports that are not watched.
     pub connections_other_port: u64,
@@ -293,6 +295,7 @@ impl Ledger {
         [
             ("connections", self.connections),
             ("connections_http2", self.connections_http2),
+            ("connections_tls", self.connections_tls),
             ("connections_refused", self.connections_refused),
             ("connections_other_port", self.connections_other_port),
             ("connections_over_limit", self.connections_over_limit),

@@ -15,6 +15,8 @@ pub const MAX_HEAD: usize = 64 * 1024;
 
 /// What every response begins with; what does not is foreign from the first byte that differs.
 pub const RESPONSE_PREFIX: &[u8] = b"HTTP/1.";
+/// How a handshake record of any version of TLS begins (RFC 8446 section 5.1): its type, and the first half of a version.
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
 /// Longest PROXY protocol v1 line, its line end included, bytes (section 2.1 of that specification).
 const MAX_PROXY_LINE: usize = 107;
@@ -96,6 +98,8 @@ pub enum NotAHead {
     TooLarge,
     /// The preface of HTTP/2 (RFC 9113 section 3.4).
     Http2,
+    /// The handshake of TLS.
+    Tls,
     /// Not HTTP.
     Foreign,
 }
@@ -112,6 +116,9 @@ pub const fn field_room<'a>() -> FieldRoom<'a> {
 /// # Errors
 /// When there is no whole head, see [`NotAHead`].
 pub fn parse_request<'a>(bytes: &'a [u8], room: &'a mut FieldRoom<'a>) -> Result<RequestHead<'a>, NotAHead> {
+    if bytes.starts_with(&TLS_HANDSHAKE) {
+        return Err(NotAHead::Tls);
+    }
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, room) {
         Ok(httparse::Status::Complete(length)) => length,
@@ -290,6 +297,8 @@ mod tests {
         check("GET foo", Some(NotAHead::Partial));
         check("GET / HTTP/1.1\r\nbad field: x\r\n\r\n", Some(NotAHead::Malformed));
         check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(NotAHead::Http2));
+        check("\x16", Some(NotAHead::Partial));
+        check("\x16\x03\x01\x02", Some(NotAHead::Tls));
         check(
             &format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1)),
             Some(NotAHead::Malformed),

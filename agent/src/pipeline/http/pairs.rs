@@ -419,6 +419,10 @@ impl Pairs {
                 cx.target.ledger.connections_http2 += 1;
                 self.over = Some(Over::Http2);
             }
+            NotAHead::Tls if self.virgin => {
+                cx.target.ledger.connections_tls += 1;
+                self.over = Some(Over::Refused);
+            }
             NotAHead::Foreign if self.virgin => {
                 cx.target.ledger.connections_refused += 1;
                 self.over = Some(Over::Refused);
@@ -792,7 +796,9 @@ fn note_refusal(why: NotAHead, cx: &mut Context<'_>) {
     let ledger = &mut cx.target.ledger;
     match why {
         NotAHead::TooLarge => ledger.heads_too_large += 1,
-        NotAHead::Malformed | NotAHead::Foreign | NotAHead::Http2 => ledger.heads_malformed += 1,
+        NotAHead::Malformed | NotAHead::Foreign | NotAHead::Http2 | NotAHead::Tls => {
+            ledger.heads_malformed += 1;
+        }
         NotAHead::Partial => {}
     }
 }

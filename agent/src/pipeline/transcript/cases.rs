@@ -287,6 +287,7 @@ fn unasked_responses_are_noted() {
 #[test]
 fn what_is_no_http_is_let_go() {
     check_transcript("> PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n\n> xyz\nx", "connections_http2 1");
+    check_transcript("> \x16\x03\x01\x02\x01\x01\n> xyz\nx", "connections_tls 1");
     check_transcript("> GET foo\\r\\n\n> GET bar\\r\\n\nx", "connections_refused 1");
     check_transcript(
         r"> GET /a HTTP/1.1\r\n\r\n
