@@ -85,6 +85,10 @@ pub struct CheckArgs {
     /// Say what this configuration file means, too
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+
+    /// Watch the targets for this long, to say what their clients speak; 0s: do not
+    #[arg(long = "for", value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub time: Duration,
 }
 
 /// Whom to watch.

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
             let config = Config::load_to_check(&args);
             privileges::take_up();
-            end(config.map_err(Failure::from).and_then(|config| check::run(&config)))
+            end(config.map_err(Failure::from).and_then(|config| check::run(&config, args.time)))
         }
         Some(Command::Replay(args)) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);

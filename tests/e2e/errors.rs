@@ -1,7 +1,7 @@
 //! What bad input gets: one line that says what is wrong and what to do, the right exit code, a target that is
 //! served as before, and no request lost that the hub's protocol lets us keep.
 
-mod attempt;
+pub mod attempt;
 mod command_line;
 mod configuration;
 mod host;

@@ -3,6 +3,7 @@
 
 mod aborts;
 mod bounds;
+mod check;
 mod clients;
 mod connections;
 mod counts;

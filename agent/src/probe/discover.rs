@@ -4,7 +4,7 @@
 //! a `--port` one pass over the descriptors of all processes, if anybody listens there.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs::{self, File},
     io::{self, BufReader},
 };
@@ -115,6 +115,11 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat(pid).map(|stat| stat.ppid.unsigned_abs()).filter(|parent| *parent != 0)
 }
 
+/// The name of a process; None when it is gone.
+pub fn name(pid: u32) -> Option<String> {
+    stat(pid).map(|stat| stat.comm)
+}
+
 fn stat(pid: u32) -> Option<Stat> {
     i32::try_from(pid).ok().and_then(|pid| Process::new(pid).and_then(|process| process.stat()).ok())
 }
@@ -199,7 +204,7 @@ fn all_stats() -> impl Iterator<Item = Stat> {
 pub fn listeners(port: u16) -> Result<Vec<u32>, DiscoverError> {
     let mut sockets = HashSet::new();
     let mut ports = Vec::new();
-    for entry in listening_sockets()? {
+    for entry in listening_sockets("self")? {
         if entry.1 == port {
             sockets.insert(entry.0);
         } else if !ports.contains(&entry.1) {
@@ -229,23 +234,20 @@ pub fn listeners(port: u16) -> Result<Vec<u32>, DiscoverError> {
     Ok(holders.iter().filter(|holder| !pids.contains(&holder.1)).map(|holder| holder.0).collect())
 }
 
-/// TCP ports that any of these processes listens on, in our network namespace.
-pub fn listening_ports(pids: impl Iterator<Item = u32>) -> Vec<u16> {
-    let Ok(listening) = listening_sockets() else { return Vec::new() };
-    let mut ports = Vec::new();
-    for inode in pids.flat_map(sockets) {
-        ports.extend(listening.iter().filter(|entry| entry.0 == inode).map(|entry| entry.1));
-    }
-    ports.sort_unstable();
-    ports.dedup();
-    ports
+/// TCP ports that any of these processes listens on, in the network namespace of the first.
+pub fn listening_ports(pids: &[u32]) -> Vec<u16> {
+    let Some(first) = pids.first() else { return Vec::new() };
+    let Ok(listening) = listening_sockets(&first.to_string()) else { return Vec::new() };
+    let held: HashSet<u64> = pids.iter().flat_map(|pid| sockets(*pid)).collect();
+    let ports = listening.iter().filter(|entry| held.contains(&entry.0)).map(|entry| entry.1);
+    ports.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// (inode, port) of every listening TCP socket in our network namespace.
-fn listening_sockets() -> Result<Vec<(u64, u16)>, DiscoverError> {
+/// (inode, port) of every listening TCP socket in the network namespace of a process.
+fn listening_sockets(of: &str) -> Result<Vec<(u64, u16)>, DiscoverError> {
     let mut entries = Vec::new();
-    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        match File::open(table) {
+    for table in ["tcp", "tcp6"] {
+        match File::open(format!("/proc/{of}/net/{table}")) {
             Ok(table) => entries.extend(listening_in(BufReader::new(table))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {} // no IPv6
             Err(error) => return Err(DiscoverError::Proc(error.to_string())),

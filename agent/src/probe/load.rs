@@ -44,6 +44,8 @@ const BPF_LOOP: KernelVersion = KernelVersion::new(5, 17);
 /// From this version on raw tracepoint programs of system calls may be preempted, and meanwhile the kernel skips
 /// them for every other task on that CPU (`prog->active` in kernel/trace/bpf_trace.c).
 const PREEMPTIBLE: KernelVersion = KernelVersion::new(7, 2);
+/// There the tracepoints of perf are used in their place, which are found in tracefs.
+pub const NEEDS_TRACEFS: KernelVersion = PREEMPTIBLE;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

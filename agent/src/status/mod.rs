@@ -33,6 +33,6 @@ fn sockets(dir: &Path) -> std::io::Result<Vec<(u32, PathBuf)>> {
 
 /// A character that does nothing but show: process names and the like are written by strangers, and a terminal
 /// obeys more than ESC (the C1 controls, and those that turn the direction of text).
-fn is_harmless(c: char) -> bool {
+pub fn is_harmless(c: char) -> bool {
     c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric())
 }

@@ -92,7 +92,8 @@ impl Attempt {
         outcome
     }
 
-    fn run_while(mut self, mut meanwhile: impl FnMut()) -> Outcome {
+    /// Waits for the end, and does something again and again meanwhile.
+    pub fn run_while(mut self, mut meanwhile: impl FnMut()) -> Outcome {
         let output = |name| File::create(self.dir.join(name)).expect("a fresh directory can be written to");
         let command = self.command.stdin(Stdio::null()).process_group(0);
         command.stdout(output("stdout")).stderr(output("stderr"));
