@@ -22,7 +22,8 @@ const LASTING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DA
 const AT_FIRST: CapabilitySet = CapabilitySet::BPF
     .union(CapabilitySet::PERFMON)
     .union(CapabilitySet::SYS_RESOURCE)
-    .union(CapabilitySet::DAC_OVERRIDE);
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::NET_BIND_SERVICE);
 
 /// Takes up what was granted and is needed, also what only a file or a container runtime has marked as permitted, and
 /// lays down everything else.

@@ -1,7 +1,7 @@
 //! Which rights the agent needs, and what it says when it lacks one: tested by taking each away.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -255,7 +255,11 @@ fn connections_of_other_users_are_seen_to_be_held() {
 fn root_lays_its_rights_down() {
     let _machine = machine::in_company();
     let (app, hub) = (App::start(Server::FastApi), FakeHub::start());
-    let agent = Agent::watching(app.pid()).reporting_to(&hub).start();
+    // One that only root may have.
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let port = (1..1024).rev().find(is_free).expect("some port below 1024 is free");
+    let agent = Agent::watching(app.pid()).arg("--metrics-listen").arg(&format!("127.0.0.1:{port}"));
+    let agent = agent.reporting_to(&hub).start();
     eventually("the rights are laid down", PATIENCE, || {
         (rights(agent.pid()) == [SYS_PTRACE | DAC_READ_SEARCH]).then_some(())
     });
