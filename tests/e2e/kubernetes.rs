@@ -19,10 +19,15 @@ use tests::origin::built;
 use tests::scratch::Scratch;
 use tests::totals::Totals;
 
+use super::errors::attempt::Attempt;
+
 const SHOP: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
 const BLOG: &str = "8b5a1c6e-3d7f-4e0a-9c42-5f1d2e3a4b6c";
 const NODE: &str = "node-a";
 const PODS: &str = "/api/v1/namespaces/shop/pods";
+const DAEMON_SET: &str = "/apis/apps/v1/namespaces/apitally/daemonsets/apitally-agent";
+/// Where the DaemonSet has one.
+const EMPTY_DIR: &str = "/run";
 /// The API server is slow on a busy machine, and the agent asks again later and later when it was away.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -217,13 +222,42 @@ fn a_refusal_says_which_right_is_missing() {
     stranger.stop();
 }
 
+/// A probe that always fails has every agent be killed again and again.
+#[test]
+fn the_probe_asks_where_the_agent_answers() {
+    let _machine = machine::in_company();
+    let (dir, cluster) = (Scratch::new("kubernetes"), prepared());
+    cluster.create_all(&manifest("rbac.yaml"));
+    cluster.create_all(&manifest("daemonset.yaml"));
+    let set = cluster.get(DAEMON_SET);
+    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    let mounts = container["volumeMounts"].as_array().expect("it has mounts");
+    let runtime = mounts.iter().find(|mount| mount["name"] == "runtime").expect("one is for the socket");
+    assert_eq!(runtime["mountPath"], EMPTY_DIR);
+    assert_eq!(container["livenessProbe"]["exec"]["command"], json!(["/apitally-agent", "status"]));
+
+    let app = App::start(Layout::Systemd, "0");
+    let file = dir.join("agent.toml");
+    let config = format!("[kubernetes]\n[[target]]\npid = {}\n", app.container.pid());
+    fs::write(&file, config).expect("a fresh directory can be written to");
+    let account = account(&cluster, &dir);
+    let agent = Agent::configured_by(&file).arg("--dry-run").in_the_usual_runtime_dir();
+    let agent = in_cluster(agent, &cluster, &account).start();
+    // The socket is there by then.
+    agent.eventually_says("sync", 1);
+    let pid = agent.pid().to_string();
+    let inside = ["nsenter", "--target", &pid, "--mount", "--"];
+    Attempt::through(&inside, "status").run().assert_printed(0, &[&format!("pid {pid}, up ")]);
+    agent.stop();
+}
+
 #[test]
 fn manifests_are_taken_and_give_few_rights() {
     let _machine = machine::in_company();
     let cluster = prepared();
     cluster.create_all(&manifest("rbac.yaml"));
     cluster.create_all(&manifest("daemonset.yaml"));
-    let set = cluster.get("/apis/apps/v1/namespaces/apitally/daemonsets/apitally-agent");
+    let set = cluster.get(DAEMON_SET);
     let pod = &set["spec"]["template"]["spec"];
     assert_eq!((&pod["hostPID"], &pod["serviceAccountName"]), (&true.into(), &"apitally-agent".into()));
     let security = &pod["containers"][0]["securityContext"];
@@ -300,17 +334,25 @@ fn account(cluster: &ApiServer, dir: &Path) -> PathBuf {
 /// With what a pod of the DaemonSet has: the account where it belongs, the environment, the capabilities, and
 /// namespaces of its own but for pids; and for the network, in which the API server and the hub are.
 fn in_cluster(agent: AgentBuilder, cluster: &ApiServer, account: &Path) -> AgentBuilder {
-    const MOUNT: &str = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io && \
-                         ln -s \"$0\" /run/secrets/kubernetes.io/serviceaccount && \
-                         exec setpriv --no-new-privs --bounding-set=-all,+bpf,+perfmon,+sys_ptrace \
-                         --inh-caps=-all,+bpf,+perfmon,+sys_ptrace -- \"$@\"";
+    let words = in_cluster_words(cluster, account);
+    agent.through(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn in_cluster_words(cluster: &ApiServer, account: &Path) -> Vec<String> {
+    // The kubelet has everybody write to an emptyDir.
+    let mount = format!(
+        "mount -t tmpfs -o mode=0777 none {EMPTY_DIR} && mkdir -p /run/secrets/kubernetes.io && \
+         ln -s \"$0\" /run/secrets/kubernetes.io/serviceaccount && \
+         exec setpriv --no-new-privs --bounding-set=-all,+bpf,+perfmon,+sys_ptrace \
+         --inh-caps=-all,+bpf,+perfmon,+sys_ptrace -- \"$@\""
+    );
     let port = format!("KUBERNETES_SERVICE_PORT={}", cluster.port());
     let node = format!("NODE_NAME={NODE}");
     let account = account.to_str().expect("paths of tests are UTF-8");
     let environment =
         ["env", "--unset=KUBECONFIG", "HOME=/", "KUBERNETES_SERVICE_HOST=127.0.0.1", &port, &node];
-    let mounts = ["unshare", "--mount", "--ipc", "--uts", "--cgroup", "--", "sh", "-c", MOUNT, account];
-    agent.through(&[&environment[..], &mounts[..]].concat())
+    let mounts = ["unshare", "--mount", "--ipc", "--uts", "--cgroup", "--", "sh", "-c", &mount, account];
+    environment.into_iter().chain(mounts).map(str::to_owned).collect()
 }
 
 struct Pod {

@@ -63,6 +63,8 @@ pub struct AgentBuilder {
     ready: &'static str,
     args: Vec<String>,
     state_dir: Arc<Scratch>,
+    /// Whether its status socket is beside its state.
+    is_apart: bool,
 }
 
 /// What is left of an agent that has ended.
@@ -278,6 +280,7 @@ impl AgentBuilder {
             ready: WATCHING,
             args: Vec::new(),
             state_dir: Arc::new(Scratch::new("state")),
+            is_apart: true,
         }
     }
 
@@ -341,6 +344,11 @@ impl AgentBuilder {
         self
     }
 
+    /// Its status socket is where it is by default, where [`Agent::status`] does not look for it.
+    pub fn in_the_usual_runtime_dir(self) -> Self {
+        Self { is_apart: false, ..self }
+    }
+
     pub fn consumer_header(self, name: &str) -> Self {
         self.arg("--consumer-header").arg(name)
     }
@@ -370,7 +378,9 @@ impl AgentBuilder {
         }
         command.args(&self.targets).args(["--log-format", "json", "--log-level", self.log_level]);
         command.arg("--state-dir").arg(&**self.state_dir);
-        command.arg("--runtime-dir").arg(runtime_dir(&self.state_dir));
+        if self.is_apart {
+            command.arg("--runtime-dir").arg(runtime_dir(&self.state_dir));
+        }
         match &self.hub {
             Some(url) => command.args(["--client-id", CLIENT_ID, "--hub-url", url]),
             None if self.is_configured => &mut command,
