@@ -9,7 +9,7 @@ use rustix::fs::fstat;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     Layer as _,
-    filter::Targets,
+    filter::{LevelFilter, Targets},
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{self, Format, Full, Writer},
@@ -36,7 +36,10 @@ pub fn start(level: LogLevel, format: LogFormat) {
         .with_default(ours.min(Level::WARN))
         .with_target("agent", ours)
         .with_target("apitally_agent", ours)
-        .with_target("agent_ebpf", ours); // the programs themselves, through aya-log
+        .with_target("agent_ebpf", ours) // the programs themselves, through aya-log
+        // They say of each error what they return, too, and we say it once.
+        .with_target("kube_client::client::builder", LevelFilter::OFF)
+        .with_target("kube_runtime::watcher", LevelFilter::OFF);
     let to_stderr = layer().with_writer(io::stderr).with_target(false);
     let lines = match format {
         LogFormat::Text if is_journal() => {

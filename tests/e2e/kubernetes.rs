@@ -106,6 +106,7 @@ fn pods_come_change_restart_and_go() {
     });
     web_app.ask(8);
     counted(&hub, SHOP, "two", 17);
+    is_not_back(&agent);
     cluster.come_back();
     let late = Pod::create(
         &cluster,
@@ -205,6 +206,7 @@ fn a_refusal_says_which_right_is_missing() {
     );
     beside.ask(3);
     counted(&hub, BLOG, "dev", 3);
+    is_not_back(&agent);
 
     // It goes on by itself once it may.
     let rest =
@@ -430,6 +432,12 @@ fn trouble(agent: &Agent, wanted: &str) {
         };
         agent.log().iter().any(is_it).then_some(())
     });
+}
+
+/// To be asked again is not to answer.
+fn is_not_back(agent: &Agent) {
+    let is_it = |line: &LogLine| line.message() == Some("the API server tells of pods again");
+    assert!(!agent.log().iter().any(is_it), "it does not");
 }
 
 /// Waits until as many requests are reported, no more.

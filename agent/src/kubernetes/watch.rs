@@ -2,18 +2,20 @@
 
 use std::{
     collections::BTreeMap,
+    future,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use kube::{
     Api, Client,
-    core::ApiResource,
+    core::{ApiResource, Status},
     runtime::{
         WatchStreamExt as _,
-        watcher::{self, Event},
+        utils::Backoff,
+        watcher::{self, DefaultBackoff, Event},
     },
 };
 use tokio::sync::watch;
@@ -54,23 +56,12 @@ pub enum StartError {
 /// # Errors
 /// When the environment does not tell who to ask. A server that cannot be reached is no error.
 pub async fn follow(node: &str) -> Result<watch::Receiver<Pods>, StartError> {
-    let mut config = kube::Config::infer().await.map_err(|error| StartError::NoServer(chain(&error)))?;
-    config.read_timeout = Some(SILENCE);
-    let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).map_err(|error| StartError::Client(chain(&error)))?;
-    let resource = ApiResource {
-        group: String::new(),
-        version: "v1".to_owned(),
-        api_version: "v1".to_owned(),
-        kind: "Pod".to_owned(),
-        plural: "pods".to_owned(),
-    };
-    let api = Api::<ApiPod>::all_with(client, &resource);
-    let only_ours = watcher::Config::default().fields(&format!("spec.nodeName={node}")).page_size(PAGE);
+    let (api, server) = connect().await?;
+    let only_ours = watcher::Config::default().fields(&field(node)).page_size(PAGE);
     info!(node, server, "watching the pods of this node");
     let (sender, receiver) = watch::channel(Pods::default());
     tokio::spawn(async move {
-        let mut events = pin!(watcher::watcher(api, only_ours).default_backoff());
+        let mut events = pin!(patiently(watcher::watcher(api, only_ours), DefaultBackoff::default()));
         let (mut known, mut trouble) = (Known::default(), Trouble::default());
         loop {
             let event = tokio::select! {
@@ -84,12 +75,45 @@ pub async fn follow(node: &str) -> Result<watch::Receiver<Pods>, StartError> {
                         sender.send_replace(pods);
                     }
                 }
-                Some(Err(error)) => trouble.happens(&error, Instant::now()),
+                Some(Err(error)) => {
+                    known.break_off();
+                    trouble.happens(&error, Instant::now());
+                }
                 None => return,
             }
         }
     });
     Ok(receiver)
+}
+
+/// The API server that the environment tells of, and its address.
+async fn connect() -> Result<(Api<ApiPod>, String), StartError> {
+    let mut config = kube::Config::infer().await.map_err(|error| StartError::NoServer(chain(&error)))?;
+    config.read_timeout = Some(SILENCE);
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config).map_err(|error| StartError::Client(chain(&error)))?;
+    let resource = ApiResource {
+        group: String::new(),
+        version: "v1".to_owned(),
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        plural: "pods".to_owned(),
+    };
+    Ok((Api::all_with(client, &resource), server))
+}
+
+/// The question for the pods of a node alone.
+fn field(node: &str) -> String {
+    format!("spec.nodeName={node}")
+}
+
+/// Waits longer and longer while there is no answer. That a list is begun is no answer yet, and would have each wait be
+/// as short as the first.
+fn patiently(
+    events: impl Stream<Item = watcher::Result<Event<ApiPod>>>,
+    backoff: impl Backoff,
+) -> impl Stream<Item = watcher::Result<Event<ApiPod>>> {
+    events.filter(|event| future::ready(!matches!(event, Ok(Event::Init)))).backoff(backoff)
 }
 
 /// What was told so far.
@@ -106,10 +130,7 @@ impl Known {
     /// The pods as they are now, if that is another set than before.
     fn take_in(&mut self, event: Event<ApiPod>) -> Option<Pods> {
         let pods = match event {
-            Event::Init => {
-                self.list.clear();
-                return None;
-            }
+            Event::Init => return None,
             Event::InitApply(object) => {
                 insert(&mut self.list, object, &mut self.is_full);
                 return None;
@@ -131,6 +152,11 @@ impl Known {
         }
         self.pods = pods.into();
         Some(Arc::clone(&self.pods))
+    }
+
+    /// Forgets a list that will not be completed; the next one begins anew.
+    fn break_off(&mut self) {
+        self.list.clear();
     }
 }
 
@@ -181,20 +207,30 @@ fn describe(error: &watcher::Error) -> Option<String> {
         }
         _ => (None, ""),
     };
-    match status.map(|status| status.code) {
+    match status {
         // It does not remember what we have seen.
-        Some(410) => None,
-        Some(401) => Some("it does not know our service account's token (401)".to_owned()),
-        Some(403) => Some(format!(
+        Some(status) if status.code == 410 => None,
+        status => status.and_then(|status| refusal(status, doing)).or_else(|| Some(chain(error))),
+    }
+}
+
+/// What to do about an answer with which the server refuses us.
+fn refusal(status: &Status, doing: &str) -> Option<String> {
+    match status.code {
+        401 => Some("it does not know our service account's token (401)".to_owned()),
+        403 => Some(format!(
             "we may not {doing} pods (403): the ClusterRole of our service account needs the verbs list and watch on \
              pods, in all namespaces"
         )),
-        _ => Some(chain(error)),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::stream;
     use serde_json::json;
 
     use super::*;
@@ -217,7 +253,6 @@ mod tests {
             assert_eq!(told(known.take_in(event)), want.map(str::to_owned));
         };
         // Nothing is known before the list is complete.
-        check(Event::Init, None);
         check(Event::InitApply(object("a", "dev")), None);
         check(Event::InitApply(object("b", "dev")), None);
         check(Event::InitDone, Some("a=dev b=dev"));
@@ -228,21 +263,18 @@ mod tests {
         check(Event::Delete(object("b", "dev")), Some("a=prod c=dev"));
         check(Event::Delete(object("b", "dev")), None);
         // A new list: what it does not name is gone.
-        check(Event::Init, None);
         check(Event::InitApply(object("c", "dev")), None);
         check(Event::InitDone, Some("c=dev"));
         // One that breaks off, and its successor.
-        check(Event::Init, None);
         check(Event::InitApply(object("d", "dev")), None);
-        check(Event::Init, None);
-        check(Event::InitApply(object("c", "dev")), None);
-        check(Event::InitDone, None);
+        known.break_off();
+        assert_eq!(told(known.take_in(Event::InitApply(object("c", "dev")))), None);
+        assert_eq!(told(known.take_in(Event::InitDone)), None);
     }
 
     #[test]
     fn there_is_a_bound() {
         let mut known = Known::default();
-        known.take_in(Event::Init);
         for index in 0..=MOST_PODS {
             known.take_in(Event::InitApply(object(&format!("pod-{index:04}"), "dev")));
         }
@@ -251,6 +283,38 @@ mod tests {
         // Those that are known may still change.
         assert!(known.take_in(Event::Apply(object("pod-0000", "prod"))).is_some());
         assert!(known.take_in(Event::Apply(object("other", "prod"))).is_none());
+    }
+
+    /// Never waits, and counts how often it is told that all is well.
+    struct Counting(Arc<AtomicU32>);
+
+    impl Iterator for Counting {
+        type Item = Duration;
+
+        fn next(&mut self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+    }
+
+    impl Backoff for Counting {
+        fn reset(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_begun_is_no_answer() {
+        let resets = Arc::new(AtomicU32::new(0));
+        let failing = || [Ok(Event::Init), Err(watcher::Error::NoResourceVersion)];
+        let events = (0..3).flat_map(|_| failing()).chain([Ok(Event::Init), Ok(Event::InitDone)]);
+        let patient = patiently(stream::iter(events), Counting(Arc::clone(&resets)));
+        let mut patient = pin!(patient);
+        for _ in 0..3 {
+            assert!(patient.next().await.is_some_and(|event| event.is_err()));
+            assert_eq!(resets.load(Ordering::Relaxed), 0);
+        }
+        assert!(matches!(patient.next().await, Some(Ok(Event::InitDone))));
+        assert_eq!(resets.load(Ordering::Relaxed), 1);
     }
 
     #[test]
