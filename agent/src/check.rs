@@ -3,6 +3,7 @@
 mod clients;
 mod found;
 mod heard;
+mod pods;
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use self::found::Found;
+use self::{found::Found, pods::Pods};
 use crate::{
     config::{Config, Delivery, HubTarget, Origin, TargetConfig},
     exit::{Exit, Failure},
@@ -54,6 +55,11 @@ fn print(out: &mut impl Write, config: &Config, time: Duration) -> io::Result<Ex
         }
     }
 
+    let pods = config
+        .kubernetes
+        .as_ref()
+        .and_then(|kubernetes| Pods::ask(kubernetes).map_err(|error| problems.push(error.to_string())).ok());
+
     writeln!(out, "agent")?;
     print_origins(out, &config.origins)?;
     for (target, found) in config.targets.iter().zip(&found) {
@@ -61,7 +67,10 @@ fn print(out: &mut impl Write, config: &Config, time: Duration) -> io::Result<Ex
     }
     if let Some(kubernetes) = &config.kubernetes {
         writeln!(out, "kubernetes")?;
-        writeln!(out, "  pods of node   {}", kubernetes.node)?;
+        fact(out, "pods of node", &kubernetes.node)?;
+        if let Some(pods) = &pods {
+            pods.print(out)?;
+        }
         print_origins(out, &kubernetes.origins)?;
     }
     writeln!(out, "not seen, on any host")?;

@@ -48,6 +48,8 @@ pub enum Failure {
     #[error(transparent)]
     Kubernetes(#[from] crate::kubernetes::watch::StartError),
     #[error(transparent)]
+    Pods(#[from] crate::kubernetes::watch::ListError),
+    #[error(transparent)]
     Delivery(#[from] crate::delivery::StartError),
     #[error(transparent)]
     Metrics(#[from] crate::metrics::serve::ListenError),
@@ -72,6 +74,7 @@ impl Failure {
             | Self::Discover(_)
             | Self::Load(_)
             | Self::Kubernetes(_)
+            | Self::Pods(_)
             | Self::TooManyTargets => Exit::Unavailable,
             Self::Delivery(_) | Self::Io { .. } => Exit::Software,
         }

@@ -19,7 +19,7 @@ use tests::origin::built;
 use tests::scratch::Scratch;
 use tests::totals::Totals;
 
-use super::errors::attempt::Attempt;
+use super::errors::attempt::{Attempt, UNAVAILABLE};
 
 const SHOP: &str = "76b5cb91-a0a4-4ea0-a894-57d2b9fcb2c9";
 const BLOG: &str = "8b5a1c6e-3d7f-4e0a-9c42-5f1d2e3a4b6c";
@@ -251,6 +251,51 @@ fn the_probe_asks_where_the_agent_answers() {
     let inside = ["nsenter", "--target", &pid, "--mount", "--"];
     Attempt::through(&inside, "status").run().assert_printed(0, &[&format!("pid {pid}, up ")]);
     agent.stop();
+}
+
+#[test]
+fn check_says_what_the_api_server_says() {
+    let _machine = machine::in_company();
+    let (dir, mut cluster) = (Scratch::new("kubernetes"), prepared());
+    // An account, and no rights.
+    let rbac = manifest("rbac.yaml");
+    let (service_account, rights) = rbac.split_once("\n---\n").expect("it begins with the account");
+    cluster.create_all(service_account);
+    let file = dir.join("agent.toml");
+    fs::write(&file, "[kubernetes]\n").expect("a fresh directory can be written to");
+    let account = account(&cluster, &dir);
+    let check = |cluster: &ApiServer| {
+        let words = in_cluster_words(cluster, &account);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Attempt::through(&words, &format!("check --config {}", file.display())).run()
+    };
+    let refused = ["kubernetes\n  pods of node   node-a\n", "we may not list pods (403): the ClusterRole"];
+    check(&cluster).assert_printed(UNAVAILABLE, &refused);
+
+    cluster.create_all(rights);
+    eventually("the server knows of the rights", PATIENCE, || {
+        cluster.allows("apitally", "apitally-agent", "list", "", "pods").then_some(())
+    });
+    let empty = ["answers\n  pods           none on this node; ", "annotate the pods of an app"];
+    check(&cluster).assert_printed(0, &empty);
+
+    let web = Pod::create(&cluster, "web", NODE, &json!({"apitally.io/client-id": SHOP}));
+    let app = App::start(Layout::Systemd, &web.uid);
+    web.runs(&cluster, &app.container);
+    Pod::create(&cluster, "wrong", NODE, &json!({"apitally.io/clientid": SHOP}));
+    Pod::create(&cluster, "silent", NODE, &json!({}));
+    Pod::create(&cluster, "elsewhere", "node-b", &json!({"apitally.io/client-id": SHOP}));
+    let found = [
+        "  pods           3 on this node\n  to be watched  pod shop/web container app\n",
+        "  warning        pod shop/wrong: annotation apitally.io/clientid is unknown; did you mean ",
+        "the agent can run here",
+    ];
+    check(&cluster).assert_printed(0, &found);
+
+    cluster.go_down();
+    let away =
+        ["  - the API server at https://127.0.0.1:", "/ tells nothing of pods: ", "Connection refused"];
+    check(&cluster).assert_printed(UNAVAILABLE, &away);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
 use futures_util::{Stream, StreamExt as _};
 use kube::{
     Api, Client,
+    api::ListParams,
     core::{ApiResource, Status},
     runtime::{
         WatchStreamExt as _,
@@ -18,7 +19,7 @@ use kube::{
         watcher::{self, DefaultBackoff, Event},
     },
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tracing::{debug, info, warn};
 
 use super::pod::{ApiPod, Pod, PodName};
@@ -31,6 +32,8 @@ const PAGE: u32 = 100;
 /// A watch over which nothing came for so long is given up: the server ends each after 290 s, and says in between how
 /// far it is (`BOOKMARK`).
 const SILENCE: Duration = Duration::from_secs(300);
+/// Whoever wants to know the pods at once waits for so long.
+const ANSWER: Duration = Duration::from_secs(10);
 /// The same trouble is worth a line in the log this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -47,6 +50,46 @@ pub enum StartError {
     NoServer(String),
     #[error("cannot make a client for the API server: {0}")]
     Client(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the API server at {server} tells nothing of pods: {error}")]
+    Refused { server: String, error: String },
+    #[error("the API server at {server} gave no answer within {} s; see whether the host can reach it", ANSWER.as_secs())]
+    Silent { server: String },
+}
+
+/// What the API server says when it is asked once.
+#[derive(Debug)]
+pub struct Listed {
+    pub server: String,
+    pub pods: Vec<Pod>,
+    /// It has further ones, beyond the bound.
+    pub are_more: bool,
+}
+
+/// Asks once for the pods of a node, as [`follow`] does again and again.
+///
+/// # Errors
+/// When the environment does not tell who to ask, or the server does not answer, or not with pods.
+pub async fn list(node: &str) -> Result<Listed, ListError> {
+    let (api, server) = connect().await?;
+    let only_ours = ListParams::default().fields(&field(node)).limit(MOST_PODS as u32);
+    match timeout(ANSWER, api.list(&only_ours)).await {
+        Ok(Ok(list)) => {
+            let are_more = list.metadata.continue_.is_some_and(|next| !next.is_empty());
+            Ok(Listed { server, pods: list.items.into_iter().filter_map(Pod::of).collect(), are_more })
+        }
+        Ok(Err(kube::Error::Api(status))) => {
+            let error = refusal(&status, "list").unwrap_or_else(|| status.to_string());
+            Err(ListError::Refused { server, error })
+        }
+        Ok(Err(error)) => Err(ListError::Refused { server, error: chain(&error) }),
+        Err(_) => Err(ListError::Silent { server }),
+    }
 }
 
 /// Watches the pods of a node in a task of its own, which ends with the receiver. The first ones come when the server
