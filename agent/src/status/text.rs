@@ -58,10 +58,12 @@ pub fn of(status: &AgentStatus) -> String {
     if let Some(address) = metrics {
         lines.fact("metrics", &format!("http://{address}/metrics"));
     }
-    match (hubs.is_empty(), metrics) {
-        (false, _) => {}
-        (true, None) => lines.fact("hub", "none, messages are printed (--dry-run)"),
-        (true, Some(_)) => lines.fact("hub", "none"),
+    match (hubs.is_empty(), metrics, targets.is_empty()) {
+        (false, ..) => {}
+        // Pods say themselves where they report to.
+        (true, _, true) => lines.fact("hub", "none, nothing is watched yet"),
+        (true, None, _) => lines.fact("hub", "none, messages are printed (--dry-run)"),
+        (true, Some(_), _) => lines.fact("hub", "none"),
     }
     for hub in hubs {
         lines.hub(hub);
@@ -347,6 +349,19 @@ target --port 8000: pid 42 gunicorn
         let want =
             "  routes       1 declared, 1 of at most 1000 learned\n               /items/me (openapi)\n";
         assert!(text.contains(want), "{text}");
+    }
+
+    #[test]
+    fn without_a_hub_it_says_why() {
+        let check = |change: fn(&mut AgentStatus), want: &str| {
+            let mut status = AgentStatus { hubs: Vec::new(), ..example() };
+            change(&mut status);
+            let text = of(&status);
+            assert!(text.contains(&format!("  hub          {want}\n")), "{text}");
+        };
+        check(|_| (), "none");
+        check(|status| status.metrics = None, "none, messages are printed (--dry-run)");
+        check(|status| (status.metrics, status.targets) = (None, Vec::new()), "none, nothing is watched yet");
     }
 
     #[test]
