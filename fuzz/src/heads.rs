@@ -15,11 +15,12 @@ pub fn check(input: &[u8]) {
     check_refusal(&[RESPONSE_PREFIX, input].concat(), response);
 }
 
-/// A head is refused at the end of a line: the parser of a direction looks no earlier.
+/// A head is refused at the end of a line, or among its first bytes: the parser of a direction looks at no other time.
 fn check_refusal(input: &[u8], parse: fn(&[u8]) -> Result<usize, NotAHead>) {
     let mut parts = (0..=input.len()).map(|length| &input[..length]);
     if let Some(refused) = parts.find(|part| parse(part) != Err(NotAHead::Partial)) {
-        assert!(refused.ends_with(b"\n"), "{:?}", refused.escape_ascii().to_string());
+        let is_looked_at = refused.ends_with(b"\n") || refused.len() <= RESPONSE_PREFIX.len();
+        assert!(is_looked_at, "{:?}", refused.escape_ascii().to_string());
     }
 }
 
