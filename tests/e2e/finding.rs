@@ -387,9 +387,10 @@ fn agent_in_a_container_sees_into_others() {
                              exec setpriv --no-new-privs --bounding-set=-all,+bpf,+perfmon,+sys_ptrace \
                              --inh-caps=-all,+bpf,+perfmon,+sys_ptrace -- \"$@\"";
     let _machine = machine::in_company();
+    // Containers of other tests, which run beside this one, have other digits.
     let id = |digit: char| format!("{digit}{:063x}", std::process::id());
     let cgroup = |id: &str| Cgroup::new(Hierarchy::OfSystemd, &format!("system.slice/docker-{id}.scope"));
-    let (own, others) = (cgroup(&id('a')), cgroup(&id('d')));
+    let (own, others) = (cgroup(&id('e')), cgroup(&id('f')));
     let mut contained = Command::new("unshare");
     contained.args(["--mount", "--net", "--ipc", "--uts", "--cgroup", "--", "sh", "-c", CONTAINED, "sh"]);
     let contained = own.enter(contained);
@@ -402,7 +403,7 @@ fn agent_in_a_container_sees_into_others() {
     let server = program.start_contained(&others);
     let inside = eventually("the server runs", PATIENCE, || children(server.pid()).first().copied());
     let pid = inside.to_string();
-    for words in [["--container", &id('d')], ["--exe", &program.path()], ["--pid", &pid]] {
+    for words in [["--container", &id('f')], ["--exe", &program.path()], ["--pid", &pid]] {
         let agent = Agent::looking_for(&words).through(&through).start();
         agent.eventually_watches(if words[0] == "--container" { server.pid() } else { inside });
         let exchanges = server.get(5);

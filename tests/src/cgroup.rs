@@ -35,7 +35,12 @@ impl Cgroup {
     pub fn new(hierarchy: Hierarchy, path: &str) -> Self {
         let root = root(hierarchy);
         let path = root.join(path);
-        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}; run as root", path.display()));
+        // Another test may take away one above it, which was empty, before it is there.
+        eventually("the control group is made", PATIENCE, || match fs::create_dir_all(&path) {
+            Ok(()) => Some(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => panic!("{}: {error}; run as root", path.display()),
+        });
         Self { root, path }
     }
 
