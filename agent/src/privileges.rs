@@ -28,23 +28,20 @@ const AT_FIRST: CapabilitySet = CapabilitySet::BPF
 /// Takes up what was granted and is needed, also what only a file or a container runtime has marked as permitted, and
 /// lays down everything else.
 pub fn take_up() {
-    change(|permitted| {
-        let wanted = permitted.intersection(LASTING.union(AT_FIRST));
-        // The older right that stands for two newer ones.
-        let newer = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
-        if wanted.contains(newer) {
-            wanted
-        } else {
-            wanted.union(permitted.intersection(CapabilitySet::SYS_ADMIN))
-        }
-    });
+    // CAP_SYS_ADMIN: where distributions let nobody else use perf (`kernel.perf_event_paranoid` above 2).
+    change(|permitted| permitted.intersection(LASTING.union(AT_FIRST).union(CapabilitySet::SYS_ADMIN)));
 }
 
 /// Lays down what attaching to further processes does not need. To be called when the programs are attached.
 pub fn lay_down(kernel: KernelVersion) {
-    let of_programs = CapabilitySet::BPF.union(CapabilitySet::PERFMON).union(CapabilitySet::SYS_ADMIN);
-    let lasting = if kernel < DESCRIPTORS_SUFFICE { LASTING.union(of_programs) } else { LASTING };
-    change(|permitted| permitted.intersection(lasting));
+    change(|permitted| {
+        let newer = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
+        // The older right stands for the two newer ones.
+        let of_programs =
+            if permitted.contains(newer) { newer } else { newer.union(CapabilitySet::SYS_ADMIN) };
+        let lasting = if kernel < DESCRIPTORS_SUFFICE { LASTING.union(of_programs) } else { LASTING };
+        permitted.intersection(lasting)
+    });
     if let Err(error) = set_no_new_privs(true) {
         warn!(%error, "programs started by the agent could gain rights; it starts none");
     }

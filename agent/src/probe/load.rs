@@ -467,7 +467,8 @@ fn attach_to_syscalls(
             Err(LoadError::Attach { reason, .. }) => warn!(
                 reason,
                 "cannot use the tracepoints of perf, calls on busy processors will be missed; \
-                 mount tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
+                 mount tracefs: mount -t tracefs tracefs /sys/kernel/tracing; where permission is denied, \
+                 sysctl -w kernel.perf_event_paranoid=2, or add CAP_SYS_ADMIN"
             ),
             Err(error) => return Err(error),
         }
